@@ -1,0 +1,174 @@
+"""Every setting, read once into one frozen value: config file, then environment, then flags.
+
+An unknown key stops start-up and names the nearest one, in each of the three.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+ENVIRONMENT = "WHISPERD_"
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class ConfigError(Exception):
+    """The settings do not make sense; `str()` says which and why."""
+
+
+def seconds(value: object) -> object:
+    """A duration as people write it: 30, "30s", "5m", "12h" -> seconds."""
+    if isinstance(value, str) and value[-1:] in _UNITS:
+        return float(value[:-1]) * _UNITS[value[-1]]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def default_data() -> Path:
+    """Where state and downloads go: $XDG_DATA_HOME/whisperd."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "whisperd"
+
+
+class Config(BaseModel):
+    """The settings. Each field's description is its line in config.yaml and in `whisperd serve --help`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data: Folder = Field(
+        default_factory=default_data, description="Folder for state, uploads on their way and downloads."
+    )
+    models: Folder | None = Field(
+        None, description="Folder of GGML models; by default `models` in the data folder."
+    )
+    default_model: str = Field(
+        "", description="Model of requests that name none; by default the best installed one."
+    )
+    demo: Literal["true", "false", "auto"] = Field(
+        "false", description="Whether the demo model is the default; auto: when no other model is installed."
+    )
+    preload: tuple[str, ...] = Field((), description="Models that are loaded at start-up.")
+    slots: int = Field(0, ge=0, le=256, description="Windows of one model at a time; 0: one a core.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Threads of a window; 0: all cores for a lone one, one each when several run.",
+    )
+    streams: int = Field(16, ge=1, description="Media read at the same time; more wait in line.")
+    readers: int = Field(2, ge=0, description="Reader processes kept warm, ready for the next media.")
+    queue: int = Field(64, ge=0, description="Requests that may wait in line; more are refused as busy.")
+    reader_memory: ByteSize = Field(
+        ByteSize(1 << 30), description="Memory that one reader may take for decoding its media."
+    )
+    max_upload: ByteSize = Field(ByteSize(10**10), description="Largest body of a request.")
+    max_duration: Seconds = Field(12 * 3600.0, description="Longest sound of one media.")
+    upload_grace: Seconds = Field(
+        30.0, description="Time after which a body that comes slower than upload_rate is refused."
+    )
+    upload_rate: ByteSize = Field(ByteSize(1000), description="Slowest body, in bytes per second.")
+    window_timeout: Seconds = Field(
+        600.0, description="Longest work on one window before its worker is replaced."
+    )
+    recycle: int = Field(
+        5000, ge=1, description="Windows after which a worker process is replaced by a fresh one."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What goes into the log."
+    )
+
+    @property
+    def model_folder(self) -> Path:
+        return self.models or self.data / "models"
+
+    @property
+    def spool_folder(self) -> Path:
+        return self.data / "spool"
+
+
+SETTINGS = tuple(Config.model_fields)
+
+
+def _refuse_unknown(keys: Mapping[str, object], where: str, prefix: str = "") -> None:
+    for key in keys:
+        if key not in SETTINGS:
+            nearest = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.4)
+            hint = (
+                f'; did you mean "{prefix}{nearest[0] if not prefix else nearest[0].upper()}"?'
+                if nearest
+                else ""
+            )
+            name = key if not prefix else prefix + key.upper()
+            raise ConfigError(f'{where}: there is no setting "{name}"{hint}')
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: settings are lines of `name: value`")
+    keyed = {str(key): value for key, value in found.items()}
+    _refuse_unknown(keyed, str(path))
+    return keyed
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {
+        key.removeprefix(ENVIRONMENT).lower(): value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT)
+    }
+    _refuse_unknown(found, "environment", ENVIRONMENT)
+    return found
+
+
+def _plain(key: str, value: object) -> object:
+    """YAML's booleans and a comma list from the environment, as the fields want them."""
+    if key == "demo" and isinstance(value, bool):
+        return str(value).lower()
+    if key == "preload" and isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+def read(
+    file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """The settings in force. Flags win over the environment, which wins over the file.
+
+    Raises ConfigError with the setting's name and what is wrong with it.
+    """
+    given = _from_file(file) if file else {}
+    given |= _from_environment(os.environ if environment is None else environment)
+    _refuse_unknown(flags or {}, "flags")
+    given |= {key: value for key, value in (flags or {}).items() if value is not None}
+    try:
+        return Config.model_validate(
+            {key: _plain(key, value) for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f'setting "{problem["loc"][0]}": {problem["msg"]}') from error

@@ -1,0 +1,101 @@
+"""What can go wrong, in our own words. Dialects give these their status codes and bodies.
+
+SpeechError
+├── BadRequest              the request cannot be understood
+│   ├── MissingField
+│   ├── BadField
+│   └── UnsupportedLanguage
+├── BadMedia                the media cannot be used
+│   ├── NotMedia            no container or codec that we decode
+│   ├── NoAudio             no audio in it, or not the track asked for
+│   ├── TooShort
+│   └── Undecodable         the decoder died of it, twice
+├── TooLarge                more bytes or more sound than this server takes
+├── TooSlow                 the body came slower than this server waits for
+├── ModelNotFound
+├── ModelBroken             the file is there and cannot be loaded
+├── Busy                    refused now, welcome later
+├── NoSpace                 the disk is full
+└── WorkFailed              our own machinery failed, repeatedly
+    └── WindowFailed        one window killed two workers
+"""
+
+
+class SpeechError(Exception):
+    """Anything this server tells a client about. `str()` is a sentence for the client."""
+
+
+class BadRequest(SpeechError):
+    """The request cannot be understood; `field` names the culprit, if it is one."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class MissingField(BadRequest):
+    """A required field is absent."""
+
+
+class BadField(BadRequest):
+    """A field's value is not one that we take."""
+
+
+class UnsupportedLanguage(BadRequest):
+    """The model does not know this language."""
+
+
+class BadMedia(SpeechError):
+    """The media cannot be used."""
+
+
+class NotMedia(BadMedia):
+    """No container or codec that we decode."""
+
+
+class NoAudio(BadMedia):
+    """No audio stream, or not the one asked for."""
+
+
+class TooShort(BadMedia):
+    """Less sound than makes a word."""
+
+
+class Undecodable(BadMedia):
+    """The decoder died of it, twice."""
+
+
+class TooLarge(SpeechError):
+    """More bytes or more sound than this server takes."""
+
+
+class TooSlow(SpeechError):
+    """The body came slower than this server waits for."""
+
+
+class ModelNotFound(SpeechError):
+    """No model of that name is installed."""
+
+
+class ModelBroken(SpeechError):
+    """The model's file is there and cannot be loaded."""
+
+
+class Busy(SpeechError):
+    """Refused now; `retry_after` is when to come back, in whole seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NoSpace(SpeechError):
+    """The disk is full."""
+
+
+class WorkFailed(SpeechError):
+    """Our own machinery failed, repeatedly."""
+
+
+class WindowFailed(WorkFailed):
+    """One window killed two workers."""

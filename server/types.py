@@ -1,0 +1,224 @@
+"""The values that services, engines and formats share. No dialect's type is among them.
+
+Times are seconds from the start of the media. PCM is mono at 16 kHz: float32 in [-1, 1] of shape (n,)
+inside a process, little-endian int16 bytes between processes.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+SAMPLE_RATE = 16_000
+"""Samples per second of all PCM between the rooms; Whisper's own rate."""
+
+LONGEST_WINDOW = 30.0
+"""Seconds of Whisper's context: no window is longer."""
+
+Task = Literal["transcribe", "translate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One spoken word, punctuation attached."""
+
+    text: str
+    """As written, without the space before it."""
+    start: float
+    end: float
+    probability: float | None = None
+    """0 to 1; None where the engine gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A phrase as the model wrote it, between two of its timestamps."""
+
+    id: int
+    """Counted from 0 through the whole media."""
+    start: float
+    end: float
+    text: str
+    """With the space before it that Whisper writes, so that texts join by concatenation."""
+    words: tuple[Word, ...] = ()
+    """Filled when words were asked for."""
+    tokens: tuple[int, ...] = ()
+    """Ids in the model's vocabulary, timestamps left out."""
+    temperature: float | None = None
+    """The sampling temperature that gave this text; None where the engine does not tell."""
+    avg_logprob: float | None = None
+    """Mean log probability of the tokens."""
+    compression_ratio: float | None = None
+    """Length of the text over its zlib-compressed length; above 2.4 it repeats itself."""
+    no_speech_prob: float | None = None
+    """0 to 1; None where the engine does not tell."""
+    seek: float = 0.0
+    """Start of the window that this segment was heard in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """What a client asks to have heard."""
+
+    model: str
+    task: Task = "transcribe"
+    language: str | None = None
+    """ISO-639-1 code of the speech; None: detected."""
+    prompt: str = ""
+    """Text that precedes every window: spelling, names, style."""
+    temperature: float = 0.0
+    """0 to 1; 0 is greedy with fallback."""
+    words: bool = False
+    """Whether times of words are wanted."""
+    audio_track: str | None = None
+    """Which audio track: a number counted from 0, or a language tag ("eng"); None: the best one."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowShape:
+    """How long a model likes its windows."""
+
+    target: float
+    """Seconds of speech at which a window is closed at the next pause."""
+    longest: float
+    """Seconds a window never exceeds, at most 30."""
+    gap: float
+    """Seconds of silence inside a window; a longer silence ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of speech with its sound: the unit of all work. Stateless and repeatable."""
+
+    index: int
+    """Counted from 0 through the media."""
+    start: float
+    """Where its first sample lies in the media."""
+    pcm: bytes
+    """int16 little-endian mono 16 kHz, at most 30 s."""
+
+    @property
+    def duration(self) -> float:
+        return len(self.pcm) / 2 / SAMPLE_RATE
+
+    @property
+    def end(self) -> float:
+        return self.start + self.duration
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """How one window is to be decoded."""
+
+    task: Task = "transcribe"
+    language: str | None = None
+    """ISO-639-1; None: detected in this window."""
+    prompt: str = ""
+    temperature: float = 0.0
+    words: bool = False
+    short_context: bool = False
+    """Whether the encoder may be cut to the window's length (only models trained for it)."""
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an engine heard in one window; times count from the window's start."""
+
+    language: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a media file says of itself before it is decoded."""
+
+    duration: float | None
+    """Seconds by the file's own header; None where it does not say."""
+    container: str
+    """FFmpeg's name of the format ("mov,mp4,m4a,3gp,3g2,mj2")."""
+    codec: str
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaEnd:
+    """What is known once a media file has been read to its end."""
+
+    duration: float
+    """Seconds from the start of the media to the end of its last decoded sound."""
+    warnings: tuple[str, ...] = ()
+    """What the client must know: that the file broke off, that packets were damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model file in one of the model folders."""
+
+    id: str
+    """File name without ".bin"."""
+    path: Path
+    size: int
+    created: int
+    """Unix seconds."""
+    engine: str = "whisper_cpp"
+    """Name of the file in `engines/` that runs it."""
+    multilingual: bool = True
+    languages: tuple[str, ...] = ()
+    """ISO-639-1 codes it can be asked for."""
+    short_context: bool = False
+    shape: WindowShape = WindowShape(target=22.0, longest=29.0, gap=2.0)
+    notice: str = ""
+    """What every answer of this model must say (the demo's limits); empty for others."""
+    broken: str = ""
+    """Why the file cannot be loaded; empty where it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All that was heard in one media."""
+
+    task: Task
+    language: str
+    """ISO-639-1 of the text; "" where there was no speech and no language was given."""
+    duration: float
+    segments: tuple[Segment, ...] = field(repr=False)
+    model: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event: the language is known."""
+
+    task: Task
+    language: str
+    duration: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the media has been transcribed."""
+
+    done: float
+    """Seconds."""
+    total: float | None
+    """Seconds; None where the media does not say how long it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Last event."""
+
+    transcript: Transcript
+
+
+Event = Started | Segment | Progress | Done
