@@ -1,0 +1,380 @@
+"""Which models are seen, and which one a name means: real files in real folders."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.errors import ModelBroken, ModelNotFound
+from server.models import ALIASES, DEMO, Models, bundled
+from server.types import LONGEST_WINDOW, ModelInfo, WindowShape
+from tests.test_ggml import DEMO as DEMO_FILE
+from tests.test_ggml import SMALL, Shape, patch, write_model
+
+BASE = Shape(width=512, heads=8, audio_layers=6, text_layers=6)
+LARGE = Shape(width=1280, heads=20, audio_layers=32, text_layers=32)
+ENGLISH = {"vocab": 51864, "tokens": 50256}
+V3 = {"vocab": 51866, "mels": 128}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "models"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def models(folder: Path) -> Models:
+    return Models(folder, DEMO_FILE.parent)
+
+
+def add(folder: Path, *names: str) -> None:
+    for name in names:
+        write_model(folder / f"{name}.bin")
+
+
+def ids(models: Models) -> list[str]:
+    return [model.id for model in models.installed()]
+
+
+def refusal(models: Models, name: str | None) -> str:
+    with pytest.raises(ModelNotFound) as caught:
+        models.find(name)
+    return str(caught.value)
+
+
+class TestInstalled:
+    def test_bundled_demo(self, models: Models) -> None:
+        (demo,) = models.installed()
+        assert (demo.id, demo.path, demo.size) == ("ggml-demo", DEMO_FILE, 11748705)
+        assert demo.created == int(DEMO_FILE.stat().st_mtime)
+        assert demo.multilingual
+        assert demo.languages == ("en", "de", "es", "fr")
+        assert demo.short_context
+        assert demo.shape == DEMO.shape
+        assert 0 < demo.shape.target <= demo.shape.longest <= LONGEST_WINDOW
+        assert demo.notice == DEMO.notice
+        assert demo.broken == ""
+
+    def test_ordinary_model(self, models: Models, folder: Path) -> None:
+        path = write_model(folder / "ggml-mine.bin")
+        os.utime(path, (1_700_000_000.9, 1_700_000_000.9))
+        model = models.find("ggml-mine")
+        assert model == ModelInfo(
+            id="ggml-mine",
+            path=path,
+            size=path.stat().st_size,
+            created=1_700_000_000,
+            multilingual=True,
+            languages=model.languages,
+        )
+        assert len(model.languages) == 99
+        assert model.shape == WindowShape(target=22.0, longest=29.0, gap=2.0)
+        assert not model.short_context
+        assert model.notice == ""
+
+    def test_english_model(self, models: Models, folder: Path) -> None:
+        write_model(folder / "ggml-tiny.en.bin", Shape(**ENGLISH))
+        model = models.find("ggml-tiny.en")
+        assert (model.multilingual, model.languages) == (False, ("en",))
+
+    def test_sorted_by_id_and_nothing_else_in_the_folder(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-b", "ggml-a", ".hidden", "ggml-a.bin.part", "x y; §'\"%2f")
+        (folder / "ggml-c.bin.part").write_bytes(b"half")
+        (folder / "ggml-c.bin.tmp").write_bytes(b"half")
+        (folder / ".bin").write_bytes(b"no name")
+        (folder / "notes.md").write_text("words")
+        (folder / "folder.bin").mkdir()
+        os.mkfifo(folder / "pipe.bin")
+        assert ids(models) == ["ggml-a", "ggml-a.bin.part", "ggml-b", "ggml-demo", "x y; §'\"%2f"]
+
+    def test_name_that_is_not_utf8(self, models: Models, folder: Path) -> None:
+        write_model(folder / os.fsdecode(b"ggml-\xff.bin"))
+        assert ids(models) == ["ggml-demo", "ggml-\N{REPLACEMENT CHARACTER}"]
+        assert models.find("ggml-\N{REPLACEMENT CHARACTER}").path.read_bytes()[:4] == b"lmgg"
+
+    def test_links(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        target = write_model(tmp_path / "elsewhere")
+        (folder / "ggml-link.bin").symlink_to(target)
+        (folder / "folder.bin").symlink_to(tmp_path)
+        (folder / "device.bin").symlink_to(os.devnull)
+        (folder / "dangling.bin").symlink_to(tmp_path / "absent")
+        (folder / "loop.bin").symlink_to("loop.bin")
+        assert ids(models) == ["ggml-demo", "ggml-link"]
+        assert models.find("link").size == target.stat().st_size
+
+    def test_writable_folder_wins(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-demo")
+        (mine,) = models.installed()
+        assert mine.path == folder / "ggml-demo.bin"
+        assert mine.notice == "", "another model by the demo's name is not the demo"
+
+    def test_demo_is_known_wherever_it_lies(self, folder: Path) -> None:
+        shutil.copy(DEMO_FILE, folder)
+        shutil.copy(DEMO_FILE, folder / "ggml-renamed.bin")
+        demo, renamed = Models(folder, None).installed()
+        assert (demo.path, demo.notice) == (folder / "ggml-demo.bin", DEMO.notice)
+        assert renamed.notice == ""
+
+    def test_folders_that_are_not_there(self, tmp_path: Path) -> None:
+        assert Models(tmp_path / "absent", None).installed() == ()
+        assert Models(tmp_path / "absent", tmp_path / "gone").installed() == ()
+        assert not list(tmp_path.iterdir())
+
+    def test_folder_that_is_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "models"
+        path.write_text("")
+        with pytest.raises(ModelNotFound, match="models cannot be read: Not a directory"):
+            Models(path, None).installed()
+
+    def test_paths_are_absolute(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers have other working directories."""
+        add(folder, "ggml-mine")
+        monkeypatch.chdir(folder.parent)
+        (model,) = Models(Path("models"), None).installed()
+        assert model.path == folder / "ggml-mine.bin"
+
+
+class TestChanges:
+    """Files come, go and change while the server runs."""
+
+    def test_come_and_go(self, models: Models, folder: Path) -> None:
+        assert ids(models) == ["ggml-demo"]
+        add(folder, "ggml-new")
+        assert ids(models) == ["ggml-demo", "ggml-new"]
+        (folder / "ggml-new.bin").rename(folder / "ggml-newer.bin")
+        assert ids(models) == ["ggml-demo", "ggml-newer"]
+        (folder / "ggml-newer.bin").unlink()
+        assert ids(models) == ["ggml-demo"]
+
+    def test_grows_while_it_is_copied(self, models: Models, folder: Path) -> None:
+        path = folder / "ggml-new.bin"
+        whole = write_model(folder / "whole").read_bytes()
+        path.write_bytes(whole[:-1000])
+        assert "breaks off" in models.installed()[-1].broken
+        path.write_bytes(whole)
+        assert models.find("ggml-new").size == len(whole)
+
+    def test_replaced_by_one_of_equal_size_and_time(self, models: Models, folder: Path) -> None:
+        path = write_model(folder / "ggml-new.bin")
+        before = models.find("ggml-new")
+        other = patch(write_model(folder / "other"), 0, b"GGUF")
+        os.utime(other, ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns))
+        other.replace(path)
+        after = next(model for model in models.installed() if model.id == "ggml-new")
+        assert (after.size, after.created) == (before.size, before.created)
+        assert after.broken == "not a GGML Whisper model (a GGUF file)"
+
+    def test_unchanged_file_is_not_read_again(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-new")
+        before = {model.id: model for model in models.installed()}
+        add(folder, "ggml-newer")
+        after = {model.id: model for model in models.installed()}
+        assert after["ggml-new"] is before["ggml-new"]
+        os.utime(folder / "ggml-new.bin")
+        assert models.find("ggml-new") is not before["ggml-new"]
+
+
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A folder in which a file of mode 0 cannot be read: root gives up its rights meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+class TestBroken:
+    def test_is_listed_with_the_reason_and_cannot_be_found(self, models: Models, folder: Path) -> None:
+        (folder / "ggml-page.bin").write_text("<html>404</html>")
+        model = models.installed()[-1]
+        assert (model.id, model.size) == ("ggml-page", 16)
+        assert model.broken == "not a GGML Whisper model"
+        with pytest.raises(
+            ModelBroken, match=r"^the model ggml-page cannot be loaded: not a GGML Whisper model$"
+        ):
+            models.find("page")
+
+    def test_is_never_the_best(self, models: Models, folder: Path) -> None:
+        path = write_model(folder / "ggml-large.bin", LARGE)
+        os.truncate(path, path.stat().st_size - 1)
+        assert "no model but the demo is installed" in refusal(models, "whisper-1")
+        add(folder, "ggml-small")
+        assert models.find("whisper-1").id == "ggml-small"
+
+    def test_unreadable(self, stranger: Path) -> None:
+        models = Models(stranger, None)
+        path = write_model(stranger / "ggml-secret.bin")
+        path.chmod(0)
+        (model,) = models.installed()
+        assert model.broken == "the file cannot be read: Permission denied"
+        path.chmod(0o600)
+        assert models.find("ggml-secret").broken == ""
+
+
+class TestFind:
+    @pytest.mark.parametrize(
+        "name",
+        ["ggml-large-v3-turbo", "ggml-large-v3-turbo.bin", "large-v3-turbo", "large-v3-turbo.bin"],
+    )
+    def test_names_of_one_model(self, models: Models, folder: Path, name: str) -> None:
+        add(folder, "ggml-large-v3-turbo", "ggml-large-v3")
+        assert models.find(name).id == "ggml-large-v3-turbo"
+
+    @pytest.mark.parametrize("name", ["ggml-demo", "demo", "ggml-demo.bin", "demo.bin"])
+    def test_names_of_the_demo(self, models: Models, name: str) -> None:
+        assert models.find(name).notice
+
+    def test_exact_id_comes_first(self, models: Models, folder: Path) -> None:
+        add(folder, "mine", "ggml-mine", "whisper-1", "large.bin", "large")
+        assert models.find("mine").id == models.find("mine.bin").id == "mine"
+        assert models.find("whisper-1").id == "whisper-1"
+        assert models.find("large.bin").id == "large.bin"
+
+    @pytest.mark.parametrize("name", sorted(ALIASES))
+    def test_aliases(self, models: Models, folder: Path, name: str) -> None:
+        assert "no model but the demo" in refusal(models, name)
+        add(folder, "ggml-mine")
+        assert models.find(name).id == "ggml-mine"
+
+    @pytest.mark.parametrize("name", [None, ""])
+    def test_default(self, folder: Path, name: str | None) -> None:
+        bundle = DEMO_FILE.parent
+        assert Models(folder, bundle, demo="true").find(name).id == "ggml-demo"
+        assert "no model but the demo" in refusal(Models(folder, bundle), name)
+        add(folder, "ggml-mine", "ggml-other")
+        assert Models(folder, bundle, demo="true").find(name).id == "ggml-demo"
+        assert Models(folder, bundle).find(name).id == "ggml-mine"
+        assert Models(folder, bundle, default="other", demo="true").find(name).id == "ggml-other"
+        assert Models(folder, bundle, default="whisper-1", demo="true").find(name).id == "ggml-mine"
+        assert "there is no model 'absent'" in refusal(Models(folder, bundle, default="absent"), name)
+
+    def test_the_demo_is_the_default_until_there_is_another(self, folder: Path) -> None:
+        models = Models(folder, DEMO_FILE.parent, demo="auto")
+        assert models.find(None).id == "ggml-demo"
+        add(folder, "ggml-mine")
+        assert models.find(None).id == "ggml-mine"
+
+    def test_demo_default_without_the_demo(self, folder: Path) -> None:
+        add(folder, "ggml-mine")
+        assert Models(folder, None, demo="true").find(None).id == "ggml-mine"
+
+    def test_nothing_installed(self, folder: Path) -> None:
+        advice = f"copy a GGML Whisper file such as ggml-base.bin into {folder}"
+        empty = Models(folder, None)
+        assert refusal(empty, None) == f"no model that can be loaded is installed: {advice}"
+        assert refusal(empty, "whisper-1") == f"no model that can be loaded is installed: {advice}"
+        assert refusal(empty, "x") == (
+            f"there is no model 'x', and no model that can be loaded is installed: {advice}"
+        )
+
+    def test_only_the_demo(self, models: Models, folder: Path) -> None:
+        assert refusal(models, "whisper-1") == (
+            'no model but the demo is installed, which answers to "ggml-demo": '
+            f"copy a GGML Whisper file such as ggml-base.bin into {folder}"
+        )
+
+    def test_unknown_names_the_nearest(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-large-v3", "ggml-large-v3-turbo", "ggml-tiny.en")
+        assert refusal(models, "large-v3-turbp") == (
+            "there is no model 'large-v3-turbp' (installed: 4); near it: ggml-large-v3-turbo, ggml-large-v3"
+        )
+        assert refusal(models, "zzz") == "there is no model 'zzz' (installed: 4)"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "../secret",
+            "../secret.bin",
+            "models/../../secret",
+            "..%2fsecret",
+            "%2e%2e%2fsecret",
+            "../../etc/passwd",
+            "/etc/passwd",
+            "ggml-demo\0",
+            "\0",
+            ".",
+            "..",
+            "*",
+            "\ud800",
+            "modèle",
+            "x" * 1_000_000,
+        ],
+    )
+    def test_names_are_never_paths(self, models: Models, tmp_path: Path, name: str) -> None:
+        write_model(tmp_path / "secret.bin")
+        write_model(tmp_path / "secret")
+        words = refusal(models, name)
+        assert words.startswith("there is no model '")
+        assert words.isascii()
+        assert words.isprintable()
+        assert len(words) < 500
+
+    def test_absolute_path_of_a_model_is_no_name_of_it(self, models: Models) -> None:
+        assert "there is no model" in refusal(models, str(DEMO_FILE))
+        assert "there is no model" in refusal(models, str(DEMO_FILE.with_suffix("")))
+
+
+RANKED = [
+    ("ggml-large-v3", Shape(width=1280, heads=20, audio_layers=32, text_layers=32, **V3)),
+    (
+        "ggml-large-v3-q5_0",
+        Shape(width=1280, heads=20, audio_layers=32, text_layers=32, file_type=2008, **V3),
+    ),
+    ("ggml-large-v3-turbo", Shape(width=1280, heads=20, audio_layers=32, text_layers=4, **V3)),
+    ("ggml-distil-large-v3", Shape(width=1280, heads=20, audio_layers=32, text_layers=2, **V3)),
+    ("ggml-large-v2", LARGE),
+    ("ggml-large-v1", LARGE),
+    ("ggml-medium", Shape(width=1024, heads=16, audio_layers=24, text_layers=24)),
+    ("ggml-medium.en", Shape(width=1024, heads=16, audio_layers=24, text_layers=24, **ENGLISH)),
+    ("ggml-base", BASE),
+    ("ggml-base-q8_0", Shape(width=512, heads=8, audio_layers=6, text_layers=6, file_type=2007)),
+    ("ggml-base-q5_1", Shape(width=512, heads=8, audio_layers=6, text_layers=6, file_type=2009)),
+    ("ggml-base-q5_0", Shape(width=512, heads=8, audio_layers=6, text_layers=6, file_type=2008)),
+    ("ggml-base.en", Shape(width=512, heads=8, audio_layers=6, text_layers=6, **ENGLISH)),
+    ("ggml-slim", Shape(width=256, heads=4, audio_layers=6, text_layers=6)),
+    ("ggml-small-one", SMALL),
+]
+"""Best first; the order by id is another."""
+
+
+def test_best_is_the_largest_then_multilingual_then_newest_then_finest(models: Models, folder: Path) -> None:
+    for name, shape in RANKED:
+        write_model(folder / f"{name}.bin", shape)
+    assert ids(models) != [name for name, _ in RANKED]
+    for name, _ in RANKED:
+        assert models.find("whisper-1").id == name
+        (folder / f"{name}.bin").unlink()
+    assert "no model but the demo" in refusal(models, "whisper-1")
+
+
+def test_notice_fits_an_http_header() -> None:
+    assert DEMO.notice.isascii()
+    assert DEMO.notice.isprintable()
+    assert len(DEMO.notice) < 200
+
+
+class TestBundled:
+    def test_of_this_checkout(self) -> None:
+        assert bundled() == DEMO_FILE.parent
+
+    def test_of_a_wheel(self, tmp_path: Path) -> None:
+        package = tmp_path / "site-packages" / "server"
+        (package / "bundled").mkdir(parents=True)
+        assert bundled(package) == package / "bundled"
+
+    def test_is_not_any_folder_beside_the_package(self, tmp_path: Path) -> None:
+        package = tmp_path / "site-packages" / "server"
+        package.mkdir(parents=True)
+        (tmp_path / "site-packages" / "models").mkdir()
+        assert bundled(package) is None
