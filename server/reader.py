@@ -1,0 +1,414 @@
+"""The warm child processes that turn a body into windows, and the server's side of them.
+
+Nothing else opens a stranger's bytes: a decoder that crashes, swells or hangs ends one stream. A reader does
+one stream at a time. It blocks while we do not take its windows, so a film needs no more memory than a clip.
+"""
+
+import asyncio
+import io
+import logging
+import queue
+import resource
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import msgspec
+
+from server import errors
+from server.child import Child, ChildGone, Parent
+from server.spool import Spool
+from server.types import MediaEnd, MediaInfo, Window, WindowShape
+
+log = logging.getLogger(__name__)
+
+_DEATHS = 2
+"""A stream that killed this many readers is refused."""
+
+_STREAMS = 200
+"""A reader is replaced by a fresh one after this many."""
+
+_TELL = 10.0
+"""Seconds of sound between two positions."""
+
+_SPARE = 60.0
+"""Seconds a reader above the warm number is kept after a rush."""
+
+
+# What the two sides say -------------------------------------------------------------------------------
+
+
+class Open(msgspec.Struct, tag=True):
+    """To the reader: read this file."""
+
+    path: str
+    size: int
+    complete: bool
+    shape: WindowShape
+    longest: float
+    audio_track: str | None
+    resume_at: float
+    next_index: int
+
+
+class Grown(msgspec.Struct, tag=True):
+    """To the reader: the file has this many bytes now."""
+
+    size: int
+    complete: bool
+
+
+class Ready(msgspec.Struct, tag=True):
+    """From the reader: it is warm."""
+
+
+class Opened(msgspec.Struct, tag=True):
+    info: MediaInfo
+
+
+class Cut(msgspec.Struct, tag=True):
+    window: Window
+
+
+class Reached(msgspec.Struct, tag=True):
+    """From the reader: all sound before `at` has been read."""
+
+    at: float
+
+
+class Ended(msgspec.Struct, tag=True):
+    end: MediaEnd
+
+
+class Refused(msgspec.Struct, tag=True):
+    """From the reader: the media is no good. `kind` names a class of errors.py."""
+
+    kind: str
+    message: str
+
+
+ToReader = Open | Grown
+FromReader = Ready | Opened | Cut | Reached | Ended | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """All sound before this second has been read."""
+
+    at: float
+
+
+Reading = MediaInfo | Window | Position | MediaEnd
+"""What a reading yields: the media's info first, then windows and positions in order, its end last."""
+
+
+# The server's side ------------------------------------------------------------------------------------
+
+
+class Readers:
+    """A pool of reader processes. At most `streams` media are read at once; `queue` more may wait."""
+
+    def __init__(
+        self, folder: Path, *, warm: int, streams: int, queue: int, memory: int, longest: float
+    ) -> None:
+        self._folder = folder
+        self._warm = warm
+        self._queue = queue
+        self._memory = memory
+        self._longest = longest
+        self._places = asyncio.Semaphore(streams)
+        self._idle: list[Child[FromReader]] = []
+        self._all: set[Child[FromReader]] = set()
+        self._streams: dict[Child[FromReader], int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.waiting = 0
+        """Requests in line for a reader."""
+
+    async def start(self) -> None:
+        """Warm the pool; returns when its readers are ready."""
+        await asyncio.gather(*(self._add() for _ in range(self._warm)))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for child in tuple(self._all):
+            self._end(child)
+            await child.ended()
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Process ids of all readers."""
+        return tuple(child.pid for child in self._all)
+
+    async def read(
+        self, spool: Spool, shape: WindowShape, audio_track: str | None = None
+    ) -> AsyncGenerator[Reading]:
+        """The windows of a media, while its body may still be arriving.
+
+        Raises BadMedia, TooLarge (more sound than allowed) or Busy (the line is full). A reader that dies
+        is replaced once and goes on after the last window; closing the iterator early ends the work.
+        """
+        async with self._place():
+            at, index, deaths = 0.0, 0, 0
+            while True:
+                try:
+                    async with aclosing(self._read_once(spool, shape, audio_track, at, index)) as reading:
+                        async for item in reading:
+                            if isinstance(item, Window):
+                                at, index = item.end, item.index + 1
+                            if not (deaths and isinstance(item, MediaInfo)):
+                                yield item
+                    return
+                except ChildGone as error:
+                    deaths += 1
+                    log.warning("reader died at %.1f s of its media: %s", at, error)
+                    if deaths == _DEATHS:
+                        raise errors.Undecodable(f"the media could not be decoded at {clock(at)}") from error
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._places.locked() and self.waiting >= self._queue:
+            raise errors.Busy("the server is busy and its line is full; try again in 10 s", retry_after=10)
+        self.waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self.waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _read_once(
+        self, spool: Spool, shape: WindowShape, audio_track: str | None, at: float, index: int
+    ) -> AsyncGenerator[Reading]:
+        child = await self._take()
+        finished = False
+        try:
+            size, complete = spool.size, spool.complete
+            await child.send(
+                Open(str(spool.path), size, complete, shape, self._longest, audio_track, at, index)
+            )
+            async with _telling(child, spool):
+                async for item in _items(child):
+                    finished = isinstance(item, MediaEnd)
+                    yield item
+        except errors.SpeechError:
+            finished = True
+            raise
+        finally:
+            self._give_back(child, finished)
+
+    async def _take(self) -> Child[FromReader]:
+        while self._idle:
+            child = self._idle.pop()
+            if child.alive:
+                self._refill()
+                return child
+            self._forget(child)
+        await self._add()
+        return self._idle.pop()
+
+    def _refill(self) -> None:
+        """Spawn ahead, so that the next request need not wait for imports."""
+        if len(self._all) < self._warm and not self._tasks:
+            task = asyncio.create_task(self._add())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _add(self) -> None:
+        child = await Child[FromReader].spawn(
+            "server.reader:main", FromReader, self._folder, str(self._memory)
+        )
+        self._all.add(child)
+        self._streams[child] = 0
+        try:
+            await child.receive()
+        except BaseException:
+            self._end(child)
+            raise
+        self._idle.append(child)
+
+    def _give_back(self, child: Child[FromReader], finished: bool) -> None:
+        self._streams[child] += 1
+        if not finished or self._streams[child] >= _STREAMS or not child.alive:
+            self._end(child)
+            self._refill()
+            return
+        self._idle.append(child)
+        if len(self._all) > self._warm:
+            asyncio.get_running_loop().call_later(_SPARE, self._trim)
+
+    def _trim(self) -> None:
+        if self._idle and len(self._all) > self._warm:
+            self._end(self._idle.pop(0))
+
+    def _end(self, child: Child[FromReader]) -> None:
+        child.kill()
+        self._forget(child)
+
+    def _forget(self, child: Child[FromReader]) -> None:
+        self._all.discard(child)
+        self._streams.pop(child, None)
+        if child in self._idle:
+            self._idle.remove(child)
+
+
+async def _items(child: Child[FromReader]) -> AsyncIterator[Reading]:
+    while True:
+        match await child.receive():
+            case Opened(info):
+                yield info
+            case Cut(window):
+                yield window
+            case Reached(at):
+                yield Position(at)
+            case Ended(end):
+                yield end
+                return
+            case Refused(kind, message):
+                raise cast(type[errors.SpeechError], getattr(errors, kind))(message)
+
+
+@asynccontextmanager
+async def _telling(child: Child[FromReader], spool: Spool) -> AsyncIterator[None]:
+    """Tell the reader of the file's growth for as long as it grows."""
+
+    async def tell() -> None:
+        async for size, complete in spool.growth():
+            await child.send(Grown(size, complete))
+
+    if spool.complete:
+        yield
+        return
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
+        with suppress(asyncio.CancelledError):
+            await telling
+
+
+def clock(at: float) -> str:
+    """A position for people: 12:31, 1:02:03."""
+    minutes, seconds = divmod(int(at), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+# The reader's side ------------------------------------------------------------------------------------
+
+
+class Growing(io.RawIOBase):
+    """A file that may still be growing: reading waits for bytes that have yet to come."""
+
+    def __init__(self, path: str, size: int, complete: bool) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._size, self._complete = size, complete
+        self._grown = threading.Condition()
+
+    def grow(self, size: int, complete: bool) -> None:
+        """From another thread: so much is there now."""
+        with self._grown:
+            self._size, self._complete = size, complete
+            self._grown.notify_all()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        position = self._file.tell()
+        with self._grown:
+            self._grown.wait_for(lambda: self._complete or self._size > position)
+            room = max(0, self._size - position)
+        return self._file.read(room if size < 0 else min(size, room))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_END:
+            with self._grown:
+                if not self._complete:
+                    raise OSError("the end of the file is not known yet")
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def main() -> None:
+    """A reader process: warm up, then read one stream after the other."""
+    # Only here, in the child: the server's own process never loads a decoder.
+    from server import media, windows
+
+    def read(order: Open, file: Growing) -> Iterator[FromReader]:
+        resume = windows.Resume(order.resume_at, order.next_index)
+        cutter = windows.Cutter(order.shape, resume, voice)
+        with media.open_media(cast(BinaryIO, file), order.audio_track, order.longest) as opened:
+            yield Opened(opened.info)
+            told = 0.0
+            for block in opened.blocks():
+                for window in cutter.feed(block):
+                    yield Cut(window)
+                if cutter.position >= told + _TELL:
+                    told = cutter.position
+                    yield Reached(told)
+            yield from map(Cut, cutter.finish())
+            yield Ended(opened.end)
+
+    voice = windows.VoiceActivity()
+    parent = Parent[ToReader](ToReader)
+    _limit_memory(int(sys.argv[3]))
+    parent.send(Ready())
+    desk = _Desk()
+    parent.hear(desk.handle)
+    while True:
+        order, file = desk.next()
+        with file:
+            for message in _orderly(read(order, file)):
+                parent.send(message)
+
+
+def _orderly(messages: Iterator[FromReader]) -> Iterator[FromReader]:
+    """The messages, an error as the last of them."""
+    try:
+        yield from messages
+    except errors.SpeechError as error:
+        yield Refused(type(error).__name__, str(error))
+    except MemoryError:
+        yield Refused("Undecodable", "decoding this media needs more memory than this server allows")
+
+
+class _Desk:
+    """Where orders lie until the reader takes them; news of a file reach it while it is being read."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[tuple[Open, Growing]] = queue.SimpleQueue()
+        self._file: Growing | None = None
+
+    def handle(self, message: ToReader) -> None:
+        if isinstance(message, Grown):
+            if self._file:
+                self._file.grow(message.size, message.complete)
+            return
+        self._file = Growing(message.path, message.size, message.complete)
+        self._orders.put((message, self._file))
+
+    def next(self) -> tuple[Open, Growing]:
+        return self._orders.get()
+
+
+def _limit_memory(limit: int) -> None:
+    """Let the process grow by `limit` bytes from here; beyond, allocations fail."""
+    used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[5])
+    resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
