@@ -1,0 +1,147 @@
+"""whisper.cpp through pywhispercpp's bindings: any GGML Whisper file, on CPUs and GPUs.
+
+The bindings are used directly rather than through pywhispercpp's Model, which hides tokens, their times and
+the return code that tells an abort from silence.
+"""
+
+import atexit
+import importlib.metadata
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import _pywhispercpp as cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engines import Stop, Stopped
+from server.errors import ModelBroken, WorkFailed
+from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Word
+
+log = logging.getLogger(__name__)
+
+_FRAMES_PER_SECOND = 50
+"""Encoder frames; 1500 are Whisper's 30 s."""
+
+_MARGIN = 1.3
+"""Seconds of context after the speech; with less than 64 frames the words suffer (measured)."""
+
+_ERROR = 4
+"""GGML_LOG_LEVEL_ERROR."""
+
+_TICK = 0.01
+"""Seconds in one unit of whisper.cpp's times."""
+
+
+class Engine:
+    """One loaded model; one window at a time."""
+
+    def __init__(self, path: Path) -> None:
+        complaints: list[str] = []
+        cpp.whisper_log_set(lambda level, message: _log(level, message, complaints))
+        self._context = cpp.whisper_init_from_file_with_params(
+            str(path), cpp.whisper_context_default_params()
+        )
+        cpp.whisper_log_set(lambda level, message: _log(level, message, []))
+        # A callback into an interpreter that is shutting down aborts the process.
+        atexit.register(cpp.whisper_log_set, None)
+        # The binding wraps a null context as if it were one, and any use of it crashes.
+        if complaints:
+            raise ModelBroken(f"whisper.cpp cannot load {path.name}: {'; '.join(complaints)}")
+        self._first_special = cpp.whisper_token_eot(self._context)
+
+    def transcribe(self, pcm: NDArray[np.float32], decode: Decode, stop: Stop) -> Heard:
+        params = self._params(pcm, decode)
+        cpp.assign_abort_callback(params, stop)
+        code = cpp.whisper_full(self._context, params, pcm, len(pcm))
+        # An abort may also end as a success without segments: the one who asked for it knows.
+        if stop():
+            raise Stopped
+        if code:
+            raise WorkFailed(f"whisper.cpp failed with code {code}")
+        return Heard(self._language(decode), tuple(self._segments(decode)))
+
+    def describe(self) -> str:
+        version = importlib.metadata.version("pywhispercpp")
+        return f"whisper.cpp (pywhispercpp {version}): {cpp.whisper_print_system_info()}"
+
+    def _params(self, pcm: NDArray[np.float32], decode: Decode) -> Any:
+        params = cpp.whisper_full_default_params(cpp.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
+        params.print_progress = False
+        params.no_context = True
+        params.n_threads = decode.threads
+        params.translate = decode.task == "translate"
+        params.language = decode.language or "auto"
+        params.temperature = decode.temperature
+        params.initial_prompt = decode.prompt
+        params.token_timestamps = decode.words
+        params.audio_ctx = _context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
+        return params
+
+    def _language(self, decode: Decode) -> str:
+        found: str = decode.language or cpp.whisper_lang_str(cpp.whisper_full_lang_id(self._context))
+        return found
+
+    def _segments(self, decode: Decode) -> Iterator[Segment]:
+        for index in range(cpp.whisper_full_n_segments(self._context)):
+            segment = self._segment(index, decode.words)
+            if segment.text.strip():
+                yield segment
+
+    def _segment(self, index: int, words: bool) -> Segment:
+        start = cpp.whisper_full_get_segment_t0(self._context, index) * _TICK
+        end = cpp.whisper_full_get_segment_t1(self._context, index) * _TICK
+        tokens = [
+            token
+            for position in range(cpp.whisper_full_n_tokens(self._context, index))
+            if (token := cpp.whisper_full_get_token_data(self._context, index, position)).id
+            < self._first_special
+        ]
+        pieces = [cpp.whisper_token_to_bytes(self._context, token.id) for token in tokens]
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return Segment(
+            id=index,
+            start=start,
+            end=end,
+            text=text,
+            words=tuple(_words(pieces, tokens, start, end)) if words else (),
+            tokens=tuple(token.id for token in tokens),
+            avg_logprob=float(np.mean([token.plog for token in tokens])) if tokens else None,
+            compression_ratio=compression_ratio(text),
+        )
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over its zlib-compressed bytes, as OpenAI's Whisper measures repetition."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def _context_frames(seconds: float) -> int:
+    return min(int((seconds + _MARGIN) * _FRAMES_PER_SECOND) + 1, int(LONGEST_WINDOW * _FRAMES_PER_SECOND))
+
+
+def _words(pieces: list[bytes], tokens: list[Any], start: float, end: float) -> Iterator[Word]:
+    """Tokens joined into words; a word begins where the text has a space."""
+    groups: list[list[int]] = []
+    for index, piece in enumerate(pieces):
+        if not groups or piece.startswith(b" "):
+            groups.append([])
+        groups[-1].append(index)
+    floor = start
+    for group in groups:
+        text = b"".join(pieces[index] for index in group).decode("utf-8", "replace").strip()
+        first = min(max(tokens[group[0]].t0 * _TICK, floor), end)
+        floor = min(max(tokens[group[-1]].t1 * _TICK, first), end)
+        if text:
+            probability = float(np.exp(np.mean([tokens[index].plog for index in group])))
+            yield Word(text, first, floor, probability)
+
+
+def _log(level: int, message: str, complaints: list[str]) -> None:
+    """whisper.cpp's chatter, for those who debug; its errors are kept."""
+    log.debug("%s", message.rstrip())
+    if level == _ERROR:
+        complaints.append(message.strip())

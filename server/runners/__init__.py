@@ -1,0 +1,59 @@
+"""Where work runs: one file a runner, found by its name. Local child processes by default."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.types import Decode, Heard, ModelInfo, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One window to decode: stateless, and repeatable anywhere."""
+
+    model: ModelInfo
+    window: Window
+    decode: Decode
+    request: str
+    """Units of different requests take turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """A model that is loaded."""
+
+    model: str
+    engine: str
+    """The engine's description of itself."""
+    processes: tuple[int, ...]
+    """Ids of its worker processes."""
+    busy: int
+    """Windows being decoded."""
+    queued: int
+    """Windows that wait."""
+
+
+class Runner(Protocol):
+    """Runs units. A module of this folder has one as `Runner`."""
+
+    @property
+    def slots(self) -> int:
+        """Units of one model that run at the same time."""
+
+    async def run(self, unit: Unit) -> Heard:
+        """Decode one window. A worker that dies is replaced and the unit repeated.
+
+        Raises ModelBroken where the model cannot be loaded and WindowFailed where the unit killed two
+        workers. Cancelling stops the work and frees the worker within that window.
+        """
+
+    async def load(self, model: ModelInfo) -> None:
+        """Load the model, if it is not. Raises ModelBroken."""
+
+    async def unload(self, model: str) -> None:
+        """End the model's workers; its memory returns. Running units are run again by the next load."""
+
+    def loaded(self) -> tuple[Residence, ...]:
+        """The models in memory."""
+
+    async def stop(self) -> None:
+        """End all workers."""

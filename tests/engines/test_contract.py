@@ -1,0 +1,145 @@
+"""Every engine, whatever files there are, on the real demo model: what a window must come back as."""
+
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server import engines
+from server.engines import Stopped, Transcriber
+from server.errors import ModelBroken
+from server.types import Decode
+from tests.speech import SENTENCES, say, silence
+
+DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
+
+ENGINES = tuple(module.name for module in pkgutil.iter_modules(engines.__path__))
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Transcriber:
+    made: Transcriber = import_module(f"server.engines.{request.param}").Engine(DEMO)
+    return made
+
+
+def never() -> bool:
+    return False
+
+
+def text(engine: Transcriber, sentence: str, decode: Decode, voice: str = "en-us") -> str:
+    heard = engine.transcribe(say(sentence, voice), decode, never)
+    return "".join(segment.text for segment in heard.segments).strip()
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_true_words(engine: Transcriber, sentence: str) -> None:
+    assert text(engine, sentence, Decode(language="en")) == sentence
+
+
+@pytest.mark.parametrize("sentence", SENTENCES[:4])
+def test_true_words_in_a_short_context(engine: Transcriber, sentence: str) -> None:
+    assert text(engine, sentence, Decode(language="en", short_context=True)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("sentence", "voice", "language", "english"),
+    [
+        ("Das Wetter ist heute warm.", "de", "de", "The weather is warm today."),
+        ("Peter habite à Londres.", "fr-fr", "fr", "Peter lives in London."),
+        ("Mi color favorito es el verde.", "es", "es", "My favorite color is green."),
+    ],
+)
+def test_languages_are_detected_written_and_translated(
+    engine: Transcriber, sentence: str, voice: str, language: str, english: str
+) -> None:
+    heard = engine.transcribe(say(sentence, voice), Decode(), never)
+    assert (heard.language, heard.segments[0].text.strip()) == (language, sentence)
+    assert text(engine, sentence, Decode(task="translate", language=language), voice) == english
+
+
+def test_times_lie_where_the_speech_is(engine: Transcriber) -> None:
+    speech = say(SENTENCES[0])
+    other = say(SENTENCES[1])
+    pcm = np.concatenate([silence(0.2), speech, silence(0.8), other, silence(0.2)])
+    first, second = engine.transcribe(pcm, Decode(language="en"), never).segments
+    assert first.start == pytest.approx(0.2, abs=0.3)
+    assert first.end == pytest.approx(0.2 + len(speech) / 16000, abs=0.4)
+    assert second.start == pytest.approx(1.0 + len(speech) / 16000, abs=0.4)
+    assert second.end == pytest.approx((len(pcm) - 3200) / 16000, abs=0.4)
+
+
+def test_words_have_times_inside_their_segment_and_in_order(engine: Transcriber) -> None:
+    (segment,) = engine.transcribe(say(SENTENCES[1]), Decode(language="en", words=True), never).segments
+    assert [word.text for word in segment.words] == SENTENCES[1].split()
+    times = [time for word in segment.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert segment.start <= times[0]
+    assert times[-1] <= segment.end
+    assert all(0 < (word.probability or 0) <= 1 for word in segment.words)
+
+
+def test_words_are_not_made_when_nobody_asked(engine: Transcriber) -> None:
+    (segment,) = engine.transcribe(say(SENTENCES[1]), Decode(language="en"), never).segments
+    assert segment.words == ()
+
+
+def test_scores_tell_speech_from_noise(engine: Transcriber) -> None:
+    (clear,) = engine.transcribe(say(SENTENCES[0]), Decode(language="en"), never).segments
+    noise = np.random.default_rng(1).normal(0, 0.12, len(say(SENTENCES[0]))).astype(np.float32)
+    noisy = engine.transcribe(say(SENTENCES[0]) + noise, Decode(language="en"), never).segments
+    assert clear.avg_logprob is not None
+    assert -0.2 < clear.avg_logprob < 0
+    assert all((segment.avg_logprob or -9) < clear.avg_logprob for segment in noisy)
+    assert clear.tokens
+    assert 0.3 < (clear.compression_ratio or 0) < 2.4
+
+
+def test_silence_is_empty(engine: Transcriber) -> None:
+    assert engine.transcribe(silence(5), Decode(language="en"), never).segments == ()
+
+
+def test_a_prompt_is_taken_and_not_repeated(engine: Transcriber) -> None:
+    assert text(engine, SENTENCES[1], Decode(language="en", prompt="Good morning, Größe.")) == SENTENCES[1]
+
+
+def test_one_window_leaves_nothing_for_the_next(engine: Transcriber) -> None:
+    first = text(engine, SENTENCES[2], Decode(language="en"))
+    text(engine, "Das Wetter ist heute warm.", Decode(task="translate", prompt="x"), "de")
+    assert text(engine, SENTENCES[2], Decode(language="en")) == first
+
+
+def test_a_temperature_samples(engine: Transcriber) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.15, len(say(SENTENCES[5]))).astype(np.float32)
+    pcm = say(SENTENCES[5]) + noise
+    heard = {
+        "".join(s.text for s in engine.transcribe(pcm, Decode(language="en", temperature=t), never).segments)
+        for t in (0.0, 0.5, 1.0, 1.0, 1.0)
+    }
+    assert len(heard) > 1
+
+
+def test_it_stops_when_told_to(engine: Transcriber) -> None:
+    asked = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return True
+
+    with pytest.raises(Stopped):
+        engine.transcribe(say(SENTENCES[0]), Decode(language="en"), stop)
+    assert asked
+    assert text(engine, SENTENCES[0], Decode(language="en")) == SENTENCES[0]
+
+
+def test_it_says_what_it_is(engine: Transcriber) -> None:
+    assert len(engine.describe()) > 10
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_file_that_is_no_model_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "ggml-x.bin"
+    file.write_bytes(b"this is not a model" * 100)
+    with pytest.raises(ModelBroken):
+        import_module(f"server.engines.{name}").Engine(file)
