@@ -1,0 +1,25 @@
+"""json: the text, and how much sound it came from.
+
+No fractional number stands at its top: go-whisper's client cannot read one there.
+Source: OpenAI's audio API, CreateTranscriptionResponseJson.
+"""
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from server.formats import Piece, verbose_json
+from server.types import Segment, Transcript
+
+MEDIA_TYPE = "application/json"
+EXTENSION = "json"
+
+
+def write(transcript: Transcript, words: bool) -> Iterator[str]:
+    usage = {"type": "duration", "seconds": math.ceil(transcript.duration)}
+    yield msgspec.json.encode({"text": transcript.text, "usage": usage}).decode()
+
+
+def piece(segment: Segment) -> Piece:
+    return verbose_json.brief(segment)

@@ -1,0 +1,78 @@
+"""verbose_json: segments with times and scores, words when asked for, warnings.
+
+What an engine does not tell is null, never made up. Source: OpenAI's audio API,
+CreateTranscriptionResponseVerboseJson; `warnings` and `model` are ours.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from server import languages
+from server.formats import Piece
+from server.types import Segment, Transcript, Word
+
+MEDIA_TYPE = "application/json"
+EXTENSION = "json"
+
+_SEEK_PER_SECOND = 100
+"""Whisper counts `seek` in frames of 10 ms."""
+
+
+def write(transcript: Transcript, words: bool) -> Iterator[str]:
+    head = {
+        "task": transcript.task,
+        "language": languages.name(transcript.language),
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+    }
+    yield _json(head)[:-1]
+    yield from _array("segments", (full(segment) for segment in transcript.segments))
+    if words:
+        yield from _array("words", (word_fields(word) for word in transcript.words))
+    tail = {
+        "usage": {"type": "duration", "seconds": math.ceil(transcript.duration)},
+        "model": transcript.model,
+        "warnings": transcript.warnings,
+    }
+    yield "," + _json(tail)[1:]
+
+
+def piece(segment: Segment) -> Piece:
+    spoken = {"words": [word_fields(word) for word in segment.words]} if segment.words else {}
+    return full(segment) | spoken
+
+
+def brief(segment: Segment) -> dict[str, Any]:
+    """A segment as go-whisper streams it."""
+    return {"id": segment.id, "start": segment.start, "end": segment.end, "text": segment.text}
+
+
+def full(segment: Segment) -> dict[str, Any]:
+    """A segment with all that OpenAI's document lists."""
+    return brief(segment) | {
+        "seek": round(segment.seek * _SEEK_PER_SECOND),
+        "tokens": segment.tokens,
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+def word_fields(word: Word) -> dict[str, Any]:
+    """A word as OpenAI's TranscriptionWord, with its probability beside."""
+    return {"word": word.text, "start": word.start, "end": word.end, "probability": word.probability}
+
+
+def _array(name: str, items: Iterable[dict[str, Any]]) -> Iterator[str]:
+    yield f',"{name}":['
+    for index, item in enumerate(items):
+        yield "," * (index > 0) + _json(item)
+    yield "]"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
