@@ -1,0 +1,47 @@
+"""Configuration in, ASGI application out. What this port answers is listed in `dialects/`, one file each."""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server import dialects
+from server.config import Config
+from server.hangup import Hangup
+from server.services import running
+
+log = logging.getLogger(__name__)
+
+
+def build(config: Config) -> Starlette:
+    """The application; its lifespan starts and ends the services."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
+        async with running(config) as services:
+            yield {"services": services}
+
+    return Starlette(
+        routes=dialects.routes(),
+        middleware=[Middleware(Hangup)],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+        lifespan=lifespan,
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """No such path or method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return JSONResponse(dialects.body(error.status_code, message), error.status_code, error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Our own mistake; what it was goes into the log, not to the client."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse(dialects.body(500, "the server failed; its log says why"), 500)
