@@ -1,0 +1,6 @@
+"""`whisperd`, and `python -m server`."""
+
+from server.cli import main
+
+if __name__ == "__main__":
+    main()

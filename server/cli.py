@@ -1,0 +1,249 @@
+"""The `whisperd` command: serve, transcribe, doctor."""
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from server import __version__, client, config, doctor, formats, serve
+from server.config import Config, ConfigError
+from server.errors import SpeechError
+from server.languages import code as language_code
+from server.services import running
+from server.spool import Spool, on_disk, spooled
+from server.types import Done, Event, Listen, Segment, Started, Transcript
+from server.types import Progress as Position
+
+Result = TypeVar("Result")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+err = Console(stderr=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see config.yaml.")]
+
+
+def main() -> None:
+    """Run the command line. A mistake of the user's ends in one sentence and exit code 1."""
+    try:
+        app()
+    except (SpeechError, ConfigError, OSError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    err.print(f"whisperd: {error}", style="red", markup=False, highlight=False)
+    raise SystemExit(1)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Say the version.")] = False) -> None:
+    """The speech server for your own machine."""
+    if show:
+        typer.echo(f"whisperd {__version__}")
+        raise typer.Exit
+
+
+# serve ------------------------------------------------------------------------------------------------
+
+
+def _flag_type(annotation: Any) -> Any:
+    """What typer can parse for a setting: itself where it is plain, else text that `config` reads."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if get_origin(annotation) is tuple:
+        return list[str]
+    if Path in kinds:
+        return Path
+    return annotation if annotation in (int, str) else str
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a flag for every setting, named and explained as in config.yaml."""
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                _flag_type(setting.annotation) | None,
+                typer.Option("--" + name.replace("_", "-"), help=setting.description, show_default=False),
+            ],
+        )
+        for name, setting in Config.model_fields.items()
+    ]
+    own = list(inspect.signature(command).parameters.values())[:1]
+    command.__signature__ = inspect.Signature(own + parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in own + parameters}
+    return command
+
+
+@app.command("serve")
+@_with_settings
+def serve_command(config_file: ConfigFile = None, **flags: Any) -> None:
+    """Serve on one port.
+
+    Examples:
+
+    - `whisperd serve --demo true`: try it with the bundled demo model
+    - `whisperd serve --port 9000 --models ~/models --default-model ggml-base`
+    - `WHISPERD_PORT=9000 whisperd serve --config /etc/whisperd.yaml`
+    """
+    settings = config.read(
+        config_file, flags={key: value for key, value in flags.items() if value not in (None, [])}
+    )
+    _run(serve.serve(settings))
+
+
+# transcribe -------------------------------------------------------------------------------------------
+
+
+@app.command("transcribe")
+def transcribe_command(
+    file: Annotated[str, typer.Argument(help="Audio or video file; - reads standard input.")],
+    model: Annotated[str, typer.Option(help="Model to use; by default as the server chooses.")] = "",
+    language: Annotated[str, typer.Option(help='Language of the speech ("en"); by default detected.')] = "",
+    translate: Annotated[bool, typer.Option("--translate", help="Translate into English.")] = False,
+    format: Annotated[str, typer.Option(help="One of " + ", ".join(formats.names()) + ".")] = "text",
+    output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Times of words, in verbose_json.")] = False,
+    prompt: Annotated[str, typer.Option(help="Names and spellings to expect.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, max=1, help="Sampling temperature.")] = 0.0,
+    audio_track: Annotated[
+        str | None, typer.Option(help='Audio track: a number from 0, or a language ("eng").')
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this whisperd instead of working here.")] = None,
+    config_file: ConfigFile = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder of models.")] = None,
+) -> None:
+    """Write down what is said in a media file; no server needed.
+
+    Examples:
+
+    - `whisperd transcribe film.mkv --format srt --output film.srt`
+    - `whisperd transcribe talk.mp3 --model ggml-base --language en`
+    - `curl https://example.org/talk.mp3 | whisperd transcribe - --url http://localhost:8080`
+    """
+    if format not in formats.names():
+        raise typer.BadParameter("one of " + ", ".join(formats.names()), param_hint="--format")
+    listen = Listen(
+        model=model,
+        task="translate" if translate else "transcribe",
+        language=_language(language),
+        prompt=prompt,
+        temperature=temperature,
+        words=words,
+        audio_track=audio_track,
+    )
+    settings = config.read(config_file, flags={"data": data, "models": models, "readers": 1})
+    # Its warnings stand in the transcript and are shown with it.
+    logging.getLogger("server").setLevel(logging.ERROR)
+    transcript = _run(_transcribe(settings, file, listen, url))
+    _write(transcript, format, words, output)
+    for warning in transcript.warnings:
+        err.print(f"whisperd: {warning}", style="yellow", markup=False, highlight=False)
+
+
+def _language(value: str) -> str | None:
+    try:
+        return language_code(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--language") from error
+
+
+async def _transcribe(settings: Config, file: str, listen: Listen, url: str | None) -> Transcript:
+    if url:
+        return await _shown(client.transcribe(url, sys.stdin.buffer if file == "-" else Path(file), listen))
+    async with running(settings) as services, _media(settings, file) as media:
+        return await _shown(services.transcribe(listen, media))
+
+
+@asynccontextmanager
+async def _media(settings: Config, file: str) -> AsyncIterator[Spool]:
+    if file != "-":
+        yield on_disk(Path(file))
+        return
+    async with spooled(settings.spool_folder, settings.max_upload) as spool:
+        copying = asyncio.create_task(_copy_stdin(spool))
+        try:
+            yield spool
+        finally:
+            copying.cancel()
+
+
+async def _copy_stdin(spool: Spool) -> None:
+    while data := await asyncio.to_thread(os.read, sys.stdin.fileno(), 1 << 16):
+        await spool.write(data)
+    await spool.finish()
+
+
+async def _shown(events: AsyncGenerator[Event]) -> Transcript:
+    """The transcript, with a bar that shows how far it is."""
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case Started(task=doing):
+                        bar.update(task, description=doing)
+                    case Position(done, total):
+                        bar.update(task, completed=done, total=total)
+                    case Segment(end=end):
+                        bar.update(task, completed=end)
+                    case Done(transcript):
+                        bar.update(task, total=transcript.duration, completed=transcript.duration)
+                        bar.refresh()
+                        return transcript
+    raise AssertionError("events end with Done")
+
+
+def _write(transcript: Transcript, format: str, words: bool, output: Path | None) -> None:
+    chunks = formats.find(format).write(transcript, words)
+    if output is None:
+        sys.stdout.writelines(chunks)
+        sys.stdout.flush()
+        return
+    part = output.with_name(output.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(chunks)
+    part.replace(output)
+
+
+# doctor -----------------------------------------------------------------------------------------------
+
+
+@app.command("doctor")
+def doctor_command(
+    config_file: ConfigFile = None,
+    data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder of models.")] = None,
+    model: Annotated[str, typer.Option(help="Model for the self-test.")] = "",
+) -> None:
+    """Say what is installed, what this machine offers, and whether it all works."""
+    settings = config.read(config_file, flags={"data": data, "models": models, "demo": "auto"})
+    logging.getLogger("server").setLevel(logging.ERROR)
+    if not _run(doctor.examine(settings, model, Console())):
+        raise SystemExit(1)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return uvloop.run(work)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

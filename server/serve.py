@@ -1,0 +1,106 @@
+"""Running the application on its port, and showing at start-up that it works."""
+
+import asyncio
+import logging
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import uvicorn
+from rich.console import Console
+
+from server import app, models
+from server.config import Config
+from server.errors import SpeechError
+
+log = logging.getLogger(__name__)
+
+CLIP = "hello.ogg"
+"""The clip beside the bundled models: two sentences that the demo model knows too."""
+
+
+async def serve(config: Config) -> None:
+    """Serve until a signal ends it. Raises OSError where the address cannot be listened on."""
+    logging.basicConfig(
+        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # httpx tells each request at level info; those are our own start-up check.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with _listening(config) as listening:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app.build(config),
+                http="httptools",
+                lifespan="on",
+                log_config=None,
+                log_level=config.log_level,
+                timeout_graceful_shutdown=10,
+            )
+        )
+        showing = asyncio.create_task(_show(server, config, f"http://{_address(listening)}"))
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            showing.cancel()
+
+
+def _listening(config: Config) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((config.host, config.port))
+    except OSError as error:
+        raise OSError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _show(server: uvicorn.Server, config: Config, url: str) -> None:
+    """Once ready: say so, transcribe the bundled clip through our own door, and tell what to try next."""
+    while not server.started:
+        await asyncio.sleep(0.02)
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"[bold green]whisperd is ready[/] on {url}")
+    clip = clip_path()
+    if not clip:
+        return
+    store = models.Models(
+        config.model_folder, models.bundled(), default=config.default_model, demo=config.demo
+    )
+    try:
+        model = store.find(None)
+    except SpeechError as error:
+        out.print(f"[yellow]{error}[/]")
+        return
+    began = time.monotonic()
+    async with httpx.AsyncClient(trust_env=False, timeout=600) as client:
+        answer = await client.post(
+            f"{url}/v1/audio/transcriptions",
+            files={"file": (clip.name, clip.read_bytes())},
+            data={"response_format": "text"},
+        )
+    took = time.monotonic() - began
+    if answer.is_error:
+        out.print(f"[red]its own clip failed: {answer.text}[/]")
+        return
+    out.print(f'the bundled clip, heard by {model.id} in {took:.2f} s: "{answer.text.strip()}"')
+    if model.notice:
+        out.print(f"[yellow]{model.notice}[/]")
+    out.print(f"try: [bold]curl {url}/v1/audio/transcriptions -F file=@{_shown(clip)}[/]")
+
+
+def clip_path() -> Path | None:
+    """The bundled clip, where the bundled folder is there."""
+    folder = models.bundled()
+    return folder / CLIP if folder and (folder / CLIP).is_file() else None
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
