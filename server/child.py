@@ -88,7 +88,8 @@ class Child(Generic[Incoming]):
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        """Whether it may still answer: its end of the socket closes before its exit is known."""
+        return self._process.returncode is None and not self._reader.at_eof()
 
     async def send(self, message: msgspec.Struct) -> None:
         """Hand a message over. A child that is gone is noticed by `receive`, not here."""

@@ -15,6 +15,7 @@ SpeechError
 ├── ModelNotFound
 ├── ModelBroken             the file is there and cannot be loaded
 ├── Busy                    refused now, welcome later
+│   └── Stopping            the server is being stopped
 ├── NoSpace                 the disk is full
 └── WorkFailed              our own machinery failed, repeatedly
     └── WindowFailed        one window killed two workers
@@ -87,6 +88,13 @@ class Busy(SpeechError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Stopping(Busy):
+    """The server is being stopped; another start, or another server, will do it."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is being stopped; try again later", retry_after=5)
 
 
 class NoSpace(SpeechError):

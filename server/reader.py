@@ -130,7 +130,7 @@ class Readers:
 
     async def start(self) -> None:
         """Warm the pool; returns when its readers are ready."""
-        await asyncio.gather(*(self._add() for _ in range(self._warm)))
+        await asyncio.gather(*(self._warm_up() for _ in range(self._warm)))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -156,7 +156,9 @@ class Readers:
             at, index, deaths = 0.0, 0, 0
             while True:
                 try:
-                    async with aclosing(self._read_once(spool, shape, audio_track, at, index)) as reading:
+                    async with aclosing(
+                        self._read_once(spool, shape, audio_track, at, index, fresh=deaths > 0)
+                    ) as reading:
                         async for item in reading:
                             if isinstance(item, Window):
                                 at, index = item.end, item.index + 1
@@ -184,9 +186,10 @@ class Readers:
             self._places.release()
 
     async def _read_once(
-        self, spool: Spool, shape: WindowShape, audio_track: str | None, at: float, index: int
+        self, spool: Spool, shape: WindowShape, audio_track: str | None, at: float, index: int, fresh: bool
     ) -> AsyncGenerator[Reading]:
-        child = await self._take()
+        # After a death a new process, for whatever killed the last one may have killed idle ones too.
+        child = await (self._add() if fresh else self._take())
         finished = False
         try:
             size, complete = spool.size, spool.complete
@@ -209,18 +212,20 @@ class Readers:
             if child.alive:
                 self._refill()
                 return child
-            self._forget(child)
-        await self._add()
-        return self._idle.pop()
+            self._end(child)
+        return await self._add()
 
     def _refill(self) -> None:
         """Spawn ahead, so that the next request need not wait for imports."""
         if len(self._all) < self._warm and not self._tasks:
-            task = asyncio.create_task(self._add())
+            task = asyncio.create_task(self._warm_up())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _add(self) -> None:
+    async def _warm_up(self) -> None:
+        self._idle.append(await self._add())
+
+    async def _add(self) -> Child[FromReader]:
         child = await Child[FromReader].spawn(
             "server.reader:main", FromReader, self._folder, str(self._memory)
         )
@@ -231,7 +236,7 @@ class Readers:
         except BaseException:
             self._end(child)
             raise
-        self._idle.append(child)
+        return child
 
     def _give_back(self, child: Child[FromReader], finished: bool) -> None:
         self._streams[child] += 1

@@ -1,5 +1,6 @@
 """What the server does, in one value that every request is handed."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ async def running(config: Config) -> AsyncIterator[Services]:
         recycle=config.recycle,
     )
     try:
-        await readers.start()
+        # Headers of all models are read once, here, rather than in the first request.
+        await asyncio.gather(readers.start(), asyncio.to_thread(store.installed))
         for name in config.preload:
             await runner.load(store.find(name))
         yield Services(config, store, readers, runner)

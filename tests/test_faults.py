@@ -283,6 +283,19 @@ def test_killing_the_server_leaves_no_child_alive(tmp_path: Path) -> None:
         assert clip_works(client)
 
 
+@pytest.mark.parametrize("stream", ["?stream=1", ""])
+def test_a_stream_says_that_the_server_is_being_stopped(tmp_path: Path, stream: str) -> None:
+    fields = {"language": "en"} | ({} if stream else {"stream": "true"})
+    with serving(tmp_path) as server, server.client() as client:
+        with client.stream("POST", PATH + stream, files={"file": ("a.wav", MEDIA)}, data=fields) as answer:
+            lines = answer.iter_lines()
+            assert any(line.startswith("data:") and "weather" in line for line in lines)
+            server.process.terminate()
+            rest = [line for line in lines if line]
+    assert "the server is being stopped" in rest[-1]
+    assert "[DONE]" not in rest
+
+
 def test_a_stopped_server_ends_its_children(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         children = server.children()
@@ -313,3 +326,26 @@ def test_a_clip_does_not_wait_behind_a_film(own: Server) -> None:
             assert any(line == "event: segment" for line in lines)
             assert clip_works(other)
             assert sum(line == "event: segment" for line in lines) > len(TALK) // 2
+
+
+def test_playlists_and_scripts_open_nothing(own: Server, tmp_path: Path) -> None:
+    """What only points elsewhere is refused; the file it points to is not read, nobody is called."""
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(CLIP)
+    with socket.create_server(("127.0.0.1", 0)) as trap, own.client() as client:
+        trap.settimeout(0.3)
+        url = f"http://127.0.0.1:{trap.getsockname()[1]}/a.wav"
+        for target in (str(secret), f"file:{secret}", url):
+            for bait in (
+                f"ffconcat version 1.0\nfile '{target}'\n",
+                f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{target}\n#EXT-X-ENDLIST\n",
+                f'<?xml version="1.0"?><MPD><BaseURL>{target}</BaseURL></MPD>',
+                f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{target}"/></svg>',
+                f"concat:{target}",
+                "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+            ):
+                answer = client.post(PATH, files={"file": ("a.mp3", bait.encode())})
+                assert answer.status_code == 400, bait
+                assert "weather" not in answer.text
+        with pytest.raises(TimeoutError):
+            trap.accept()

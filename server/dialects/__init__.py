@@ -98,7 +98,12 @@ def body(
 
 def refusal(error: errors.SpeechError) -> JSONResponse:
     """An error as an answer of /v1."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Busy) else {}
+    headers = {}
+    if isinstance(error, errors.Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    elif status(error) >= 500:
+        # OpenAI's clients try every 5xx again; what fails here fails again.
+        headers["x-should-retry"] = "false"
     return JSONResponse(problem(error), status(error), headers)
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Annotated, Literal
 
+import anyio
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -28,6 +29,9 @@ _BEAT = 10
 
 _FIRST = 5.0
 """Seconds for which a stream's status waits for its first event, so that bad media gets a real one."""
+
+_FAREWELL = 2.0
+"""Seconds that a stream has to say that the server is being stopped."""
 
 _CHUNK = 1 << 16
 
@@ -174,12 +178,15 @@ def _up_to(chunks: Iterator[str], size: int) -> Iterator[str]:
 
 
 def _stream(events: AsyncIterator[Event], asked: Asked, go_whisper: bool, model: ModelInfo) -> Response:
+    stopping = anyio.Event()
     return EventSourceResponse(
-        (_go_whisper if go_whisper else _openai)(events, asked, model.notice),
+        (_go_whisper if go_whisper else _openai)(_until(stopping, events), asked, model.notice),
         headers={"Cache-Control": "no-cache, no-transform", **_notice(model)},
         ping=_BEAT,
         # A named event without data breaks OpenAI's and fal's clients; a comment is for everybody else.
         ping_message_factory=_ping if go_whisper else _comment,
+        shutdown_event=stopping,
+        shutdown_grace_period=_FAREWELL,
     )
 
 
@@ -253,6 +260,27 @@ async def _resumed(first: asyncio.Future[Event], events: AsyncIterator[Event]) -
     yield await first
     async for event in events:
         yield event
+
+
+async def _until(stopping: anyio.Event, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """The events; an error as soon as the server is being stopped, for no stream ends without a word."""
+    stopped = asyncio.ensure_future(stopping.wait())
+    try:
+        while True:
+            event = asyncio.ensure_future(anext(events, None))
+            try:
+                await asyncio.wait({event, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not event.done():
+                    event.cancel()
+                    await asyncio.wait({event})
+            if event.cancelled():
+                raise errors.Stopping
+            if (found := event.result()) is None:
+                return
+            yield found
+    finally:
+        stopped.cancel()
 
 
 class _Held(Response):

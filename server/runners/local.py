@@ -192,9 +192,12 @@ class _Lane:
             while True:
                 worker = worker or await self._start()
                 job = await self._next()
-                if not await self._do(worker, job):
-                    await self._end(worker)
-                    worker = None
+                if not worker.child.alive:
+                    self._again(job)  # it died while idle, which is not the job's fault
+                elif await self._do(worker, job):
+                    continue
+                await self._end(worker)
+                worker = None
         except SpeechError as error:
             # Gone before anyone hears of it, so that who asks again gets a new one.
             self._slots.discard(cast(asyncio.Task[None], asyncio.current_task()))
@@ -303,10 +306,13 @@ class _Lane:
         if job.done.done():
             return
         if job.deaths < _DEATHS:
-            self._turns.put_back(job)
-            self._pending.release()
+            self._again(job)
             return
         job.done.set_exception(WindowFailed(f"window {job.unit.window.index} could not be decoded"))
+
+    def _again(self, job: _Job) -> None:
+        self._turns.put_back(job)
+        self._pending.release()
 
     def _fail(self, error: SpeechError) -> None:
         """Nobody is left to do the work."""
