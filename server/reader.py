@@ -35,6 +35,9 @@ _STREAMS = 200
 _TELL = 10.0
 """Seconds of sound between two positions."""
 
+_BACK_SOON = 10
+"""Seconds after which a refused client may find room."""
+
 _SPARE = 60.0
 """Seconds a reader above the warm number is kept after a rush."""
 
@@ -120,6 +123,7 @@ class Readers:
         self._queue = queue
         self._memory = memory
         self._longest = longest
+        self._streams_at_once = streams
         self._places = asyncio.Semaphore(streams)
         self._idle: list[Child[FromReader]] = []
         self._all: set[Child[FromReader]] = set()
@@ -171,10 +175,16 @@ class Readers:
                     if deaths == _DEATHS:
                         raise errors.Undecodable(f"the media could not be decoded at {clock(at)}") from error
 
+    def refuse_if_full(self) -> None:
+        """Raises Busy where another media could not even wait in line."""
+        if self._places.locked() and self.waiting >= self._queue:
+            raise errors.Busy(
+                f"the server is busy and its line is full; try again in {_BACK_SOON} s", _BACK_SOON
+            )
+
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        if self._places.locked() and self.waiting >= self._queue:
-            raise errors.Busy("the server is busy and its line is full; try again in 10 s", retry_after=10)
+        self.refuse_if_full()
         self.waiting += 1
         try:
             await self._places.acquire()
@@ -216,8 +226,8 @@ class Readers:
         return await self._add()
 
     def _refill(self) -> None:
-        """Spawn ahead, so that the next request need not wait for imports."""
-        if len(self._all) < self._warm and not self._tasks:
+        """Spawn ahead while none is left, so that the next request need not wait for imports."""
+        if not self._idle and not self._tasks and len(self._all) < max(self._warm, self._streams_at_once):
             task = asyncio.create_task(self._warm_up())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

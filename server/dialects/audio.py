@@ -86,6 +86,7 @@ async def _answer(request: Request, task: Task) -> Response:
     serving = services(request)
     config = serving.config
     events_wanted = _query_flag(request, "stream")
+    serving.readers.refuse_if_full()  # before gigabytes are sent for nothing
 
     def check(asked: Asked) -> None:
         if asked.model:
