@@ -1,0 +1,69 @@
+"""Measures, prints one table, and writes it into a page: see docs/performance.md."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import measure, report, sound
+
+out = Console(width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True)
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="60 s only, one round: a look.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Also the memory for ten hours.")] = False,
+    write: Annotated[Path | None, typer.Option(help="Page whose table is replaced.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, help="Requests with the short clip.")] = 40,
+    hours: Annotated[float, typer.Option(min=0.1, help="Length of the long recording.")] = 10.0,
+    sentences: Annotated[int, typer.Option(min=1, max=10, help="Sentences a minute in it.")] = 4,
+) -> None:
+    """Measure whisperd on this machine, against the same model without a server.
+
+    The machine should have nothing else to do. All traffic stays on loopback.
+    """
+    _forget_settings()
+    about = report.machine()
+    lengths, rounds = ((60,), 1) if quick else ((60, 600), rounds)
+    with TemporaryDirectory(prefix="whisperd-bench-") as folder:
+        parts = list(_parts(Path(folder), lengths, rounds, requests))
+        if long:
+            parts.append(_memory(Path(folder), hours, sentences))
+    out.print(*(f"{name}: {value}" for name, value in about.items()), sep="\n", highlight=False)
+    out.print(report.table(parts))
+    if write:
+        report.write(write, parts, about)
+
+
+def _forget_settings() -> None:
+    """What the caller's shell sets for whisperd or OpenMP is not what is measured."""
+    for name in [name for name in os.environ if name.startswith(("WHISPERD_", "OMP_", "GOMP_"))]:
+        del os.environ[name]
+
+
+def _parts(folder: Path, lengths: tuple[int, ...], rounds: int, requests: int) -> Iterator[report.Part]:
+    _tell("speaking")
+    recordings = [sound.monologue(folder, length) for length in lengths]
+    yield measure.speed(recordings, rounds, _tell)
+    yield measure.first_segment(recordings[-1], rounds, _tell)
+    yield measure.latency(sound.clip(folder), requests, _tell)
+    yield measure.neighbour(recordings[0], rounds, _tell)
+
+
+def _memory(folder: Path, hours: float, sentences: int) -> report.Part:
+    _tell(f"writing {hours:g} hours of sound")
+    return measure.memory(sound.hours(folder, hours, sentences), folder, _tell)
+
+
+def _tell(doing: str) -> None:
+    err.print(doing, style="dim", highlight=False)
+
+
+typer.run(main)
