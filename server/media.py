@@ -75,6 +75,14 @@ _DISCARD: Any = getattr(av.stream, "Discard", None)
 """PyAV 16 cannot discard in the demuxer; it then skips the other tracks' packets one step later."""
 
 _MOST_CHUNKS = 64
+_LARGEST = 2**37
+"""Bytes beyond which a chunk's size of 64 bits is one that programs write before they know it."""
+_W64 = bytes.fromhex("72696666 2e91cf11 a5d628db 04c10000")
+_W64_FMT, _W64_DATA = (name + bytes.fromhex("f3acd311 8cd100c0 4f8edb8a") for name in (b"fmt ", b"data"))
+_OGG_PAGE = 27 + 255 + 255 * 255
+"""Bytes of the largest page: header, segment table, segments (RFC 3533, section 6)."""
+_OGG_LAST = 0x04
+"""The flag of a logical stream's last page."""
 _PCM_TAGS = (0x0001, 0x0003, 0x0006, 0x0007, 0xFFFE)
 _MP3_RATES = {
     3: (44_100, 48_000, 32_000, 1),
@@ -141,7 +149,7 @@ def open_media(file: BinaryIO, audio_track: str | None = None, longest: float = 
     stated = source.seconds()
     container = _open(source)
     try:
-        return Media(container, _choose(container, audio_track), longest, stated)
+        return Media(source, container, _choose(container, audio_track), longest, stated)
     except BaseException:
         container.close()
         raise
@@ -153,8 +161,14 @@ class Media:
     info: MediaInfo
 
     def __init__(
-        self, container: InputContainer, stream: AudioStream, longest: float, stated: float | None
+        self,
+        source: "_Source",
+        container: InputContainer,
+        stream: AudioStream,
+        longest: float,
+        stated: float | None,
     ) -> None:
+        self._source = source
         self._container = container
         self._stream = stream
         self._longest = longest
@@ -202,7 +216,12 @@ class Media:
 
     @property
     def end(self) -> MediaEnd:
-        """What is known now that `blocks()` is exhausted; before that, a RuntimeError."""
+        """What is known now that `blocks()` is exhausted; before that, a RuntimeError.
+
+        A file that broke off has a warning if it says how long it is, as most do, or marks its end, as Ogg
+        does. It cannot be told from a whole one in formats that do neither: MPEG-TS and MPEG-PS, ADTS, AC-3,
+        AMR, MP3 without a Xing header, live Matroska and FLV, and whatever states no size (W64 and CAF too).
+        """
         if self._end is None:
             raise RuntimeError("the media has not been read to its end")
         return self._end
@@ -248,12 +267,19 @@ class Media:
             )
         self._end = MediaEnd(at, tuple(self._warnings(at, short)))
 
+    def _fault(self) -> str | None:
+        """What the file's end lacks, in formats that mark it."""
+        is_ogg = self._container.format.name == "ogg"
+        return self._source.ogg_fault() if is_ogg and not self._broken else None
+
     def _is_short(self, at: float) -> bool:
         return self._declared is not None and self._declared - at > max(1.0, 0.02 * self._declared)
 
     def _warnings(self, at: float, short: bool) -> Iterator[str]:
         if short:
             yield f"the media breaks off at {at:.1f} s of {self._declared:.1f} s"
+        elif fault := self._fault():
+            yield f"the media breaks off at {at:.1f} s: {fault}"
         elif self._broken and self._declared is None:
             # Else all that was declared has been heard, and FFmpeg stumbled over a tag at the end.
             yield f"the media cannot be read any further than {at:.1f} s"
@@ -277,8 +303,16 @@ class _Source:
             raise NotMedia("the file is empty")
 
     def seconds(self) -> float | None:
-        """The length by the header of WAV and MP3, for which FFmpeg would ask the file's size as well."""
-        seconds = self._wav_seconds() if self.head[8:12] == b"WAVE" else self._mp3_seconds()
+        """The length by the header of WAV, W64, CAF and MP3, for which FFmpeg would ask the file's size as
+        well."""
+        if self.head[8:12] == b"WAVE":
+            seconds = self._wav_seconds()
+        elif self.head == _W64:
+            seconds = self._w64_seconds()
+        elif self.head.startswith(b"caff"):
+            seconds = self._caf_seconds()
+        else:
+            seconds = self._mp3_seconds()
         self._file.seek(0)
         return seconds
 
@@ -290,12 +324,46 @@ class _Source:
                 size = long_size or (0 if _is_unknown(size) else size)
                 return size / per_second if size and per_second else None
             if name == b"fmt ":
-                tag, _, rate, _, align = struct.unpack("<HHIIH", self._at(at + 8, 14).ljust(14, b"\0"))
-                per_second = rate * align * (tag in _PCM_TAGS)
+                per_second = self._pcm_rate(at + 8)
             elif name == b"ds64":
                 long_size = int.from_bytes(self._at(at + 16, 8), "little")
             at += 8 + size + size % 2
         return None
+
+    def _w64_seconds(self) -> float | None:
+        """Sony's Wave64: sizes count the chunk's own header of 24 bytes, and chunks lie on multiples of 8."""
+        at, per_second = 40, 0
+        for _ in range(_MOST_CHUNKS):
+            name, size = struct.unpack("<16sQ", self._at(at, 24).ljust(24, b"\0"))
+            if not 24 < size < _LARGEST:
+                return None
+            if name == _W64_DATA:
+                return (size - 24) / per_second if per_second else None
+            if name == _W64_FMT:
+                per_second = self._pcm_rate(at + 24)
+            at += size + -size % 8
+        return None
+
+    def _caf_seconds(self) -> float | None:
+        """Apple's Core Audio Format: a size of -1 is unknown, and the sound comes after an edit count."""
+        at, per_second = 8, 0.0
+        for _ in range(_MOST_CHUNKS):
+            name, size = struct.unpack(">4sq", self._at(at, 12).ljust(12, b"\0"))
+            if not 0 <= size < _LARGEST:
+                return None
+            if name == b"data":
+                return (size - 4) / per_second if size > 4 and per_second else None
+            if name == b"desc":
+                rate, packet, frames = struct.unpack(">d8xII", self._at(at + 12, 24).ljust(24, b"\0"))
+                is_known = SAMPLE_RATES.start <= rate < SAMPLE_RATES.stop and frames
+                per_second = rate * packet / frames if is_known else 0.0
+            at += 12 + size
+        return None
+
+    def _pcm_rate(self, at: int) -> int:
+        """Bytes a second by the WAVEFORMATEX there; 0 if it isn't PCM."""
+        tag, rate, align = struct.unpack("<H2xI4xH", self._at(at, 14).ljust(14, b"\0"))
+        return int(rate * align) if tag in _PCM_TAGS else 0
 
     def _mp3_seconds(self) -> float | None:
         at = 0
@@ -312,6 +380,19 @@ class _Source:
         kind, rate = frame[1] >> 3 & 3, frame[2] >> 2 & 3
         samples = int.from_bytes(frame[tag.end() : tag.end() + 4]) * (1152 if kind == 3 else 576)
         return samples / _MP3_RATES[kind][rate] or None
+
+    def ogg_fault(self) -> str | None:
+        """What an Ogg that has been read to its end lacks there; None if it is whole.
+
+        Every logical stream has its last page marked (RFC 3533, section 6), so the file's last page is marked
+        however many streams there are. Recorders of live streams may leave the mark out.
+        """
+        # Twice, as something else may come after it: FFmpeg gives up where it finds no page for one's length.
+        tail = self._at(max(0, self._file.tell() - 2 * _OGG_PAGE), 2 * _OGG_PAGE)
+        page = tail[tail.rfind(b"OggS\0") :]
+        if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+            return "its last page is incomplete"
+        return None if page[5] & _OGG_LAST else "its last page is missing"
 
     def _at(self, place: int, size: int) -> bytes:
         self._file.seek(place)
@@ -342,6 +423,10 @@ def _open(source: _Source) -> InputContainer:
     except av.FFmpegError as error:
         if _QUICKTIME.match(source.head):
             raise NotMedia("the MP4's index (moov) is missing or broken: was the upload cut off?") from error
+        if source.head.startswith(b"caff"):
+            raise NotMedia(
+                "the CAF is damaged or its packet table is missing: was the upload cut off?"
+            ) from error
         raise NotMedia("the file is not of an audio or video format that this server takes") from error
     return container
 

@@ -616,6 +616,109 @@ def test_a_file_that_breaks_off(format: str, codec: str, options: dict[str, str]
         )
 
 
+ENDED = [
+    ("ogg", "libopus", "mono"),
+    ("ogg", "vorbis", "stereo"),
+    ("ogg", "flac", "mono"),
+    ("w64", "pcm_s16le", "mono"),
+    ("caf", "pcm_s16le", "mono"),
+    ("caf", "pcm_mulaw", "stereo"),
+]
+"""Formats whose end FFmpeg doesn't know."""
+
+
+@pytest.mark.parametrize(("format", "codec", "layout"), ENDED)
+def test_no_silent_half(format: str, codec: str, layout: str) -> None:
+    rate = 48_000
+    whole = encode(tone(seconds=30, rate=rate), format, codec, rate, layout)
+    assert_tone(decode(whole), 30)
+    for part in (0.3, 0.6, 0.95):
+        sound = decode(whole[: int(len(whole) * part)])
+        assert sound.end.duration == pytest.approx(30 * part, abs=1.5)
+        assert pitch(sound.pcm) == pytest.approx(440, abs=2)
+        assert re.fullmatch(
+            rf"the media breaks off at {sound.end.duration:.1f} s"
+            + (r": its last page is (missing|incomplete)" if format == "ogg" else r" of 30\.0 s"),
+            sound.end.warnings[0],
+        )
+
+
+@pytest.mark.parametrize(("format", "codec", "layout"), [case for case in ENDED if case[0] != "ogg"])
+def test_sizes_in_64_bits_tell_how_long_it_is(format: str, codec: str, layout: str) -> None:
+    data = encode(tone(), format, codec, layout=layout)
+    assert decode(data).info.duration == pytest.approx(2)
+    refused(data, TooLarge, "is 2 s long", longest=0.5)
+
+
+@pytest.mark.parametrize(("format", "size"), [("caf", -1), ("caf", 0), ("caf", 2**62), ("w64", 2**62)])
+def test_w64_and_caf_that_did_not_know_their_size(format: str, size: int) -> None:
+    data = encode(tone(), format, "pcm_s16le")
+    place = data.index(b"data") + (16 if format == "w64" else 4)
+    order = "<q" if format == "w64" else ">q"
+    sound = decode(data[:place] + struct.pack(order, size) + data[place + 8 :])
+    assert sound.info.duration is None
+    assert_tone(sound)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0, 0.0, 1e-300])
+def test_a_caf_whose_rate_is_none_says_no_length(rate: float) -> None:
+    data = encode(tone(), "caf", "pcm_s16le")
+    place = data.index(b"desc") + 12
+    assert media._Source(io.BytesIO(data)).seconds() == pytest.approx(2)
+    data = data[:place] + struct.pack(">d", rate) + data[place + 8 :]
+    assert media._Source(io.BytesIO(data)).seconds() is None
+
+
+def test_a_caf_without_its_packet_table() -> None:
+    data = encode(tone(seconds=10), "caf", "alac")
+    refused(data[: len(data) // 2], NotMedia, "its packet table is missing: was the upload cut off")
+
+
+def test_the_sample_that_comes_along_is_whole() -> None:
+    data = (Path(__file__).parent.parent / "models" / "hello.ogg").read_bytes()
+    assert decode(data).end.warnings == ()
+    assert decode(data[: len(data) * 6 // 10]).end.warnings == (
+        "the media breaks off at 2.0 s: its last page is incomplete",
+    )
+
+
+def test_an_ogg_that_was_live() -> None:
+    """Its pages are whole, but none of them is the last: who stops recording a station gets this."""
+    data = encode(tone(seconds=10), "ogg", "libopus")
+    pages = [page.start() for page in re.finditer(rb"OggS\0", data)]
+    sound = decode(data[: pages[-1]])
+    assert sound.end.duration == pytest.approx(pages[-1] / len(data) * 10, abs=1)
+    assert sound.end.warnings == (
+        f"the media breaks off at {sound.end.duration:.1f} s: its last page is missing",
+    )
+
+
+@pytest.mark.parametrize("more", [5, 26, 27, 28, 40])
+def test_an_ogg_that_breaks_off_within_a_page(more: int) -> None:
+    data = encode(tone(seconds=10), "ogg", "libopus")
+    last = data.rindex(b"OggS\0")
+    assert decode(data[: last + more]).end.warnings[0].endswith(": its last page is incomplete")
+    assert decode(data[:-1]).end.warnings[0].endswith(": its last page is incomplete")
+
+
+def test_tags_behind_an_ogg() -> None:
+    assert_tone(decode(encode(tone(), "ogg", "libopus") + b"TAG" + b"x" * 125))
+
+
+def test_an_ogg_that_ends_in_nothing() -> None:
+    """A download that was laid out in advance and never filled."""
+    data = encode(tone(seconds=10), "ogg", "libopus")
+    half = data[: data.rindex(b"OggS\0")]
+    assert decode(half + bytes(20_000)).end.warnings[0].endswith(": its last page is missing")
+    assert decode(half + bytes(200_000)).end.warnings[0].startswith("the media cannot be read any further")
+
+
+def test_an_ogg_after_an_ogg_ends_with_the_last() -> None:
+    once = encode(tone(), "ogg", "libopus")
+    assert_tone(decode(once + once), 4)
+    assert decode(once + once[: len(once) * 8 // 10]).end.warnings
+
+
 PICTURES = {"mp4": "mpeg4", "matroska": "mpeg4", "flv": "flv"}
 
 
