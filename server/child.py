@@ -28,6 +28,8 @@ _KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "GGML_", "OMP_")
 _LARGEST = 1 << 26
 """Bytes; far above any window, so that a broken child cannot make us allocate without end."""
 
+_MOMENT = 0.5
+
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 
@@ -106,8 +108,16 @@ class Child(Generic[Incoming]):
                 raise ChildGone(f"process {self.pid} sent {length} bytes")
             message: Incoming = self._decoder.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
-            raise ChildGone(f"process {self.pid} has ended") from error
+            raise ChildGone(f"process {self.pid} has ended{await self._how()}") from error
         return message
+
+    async def _how(self) -> str:
+        """How it ended, where that is known within a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MOMENT):
+                code = await self._process.wait()
+                return f" by signal {-code}" if code < 0 else f" with code {code}"
+        return ""
 
     def kill(self) -> None:
         """End the process now. `ended` waits until it has."""

@@ -32,6 +32,9 @@ _DEATHS = 2
 _STREAMS = 200
 """A reader is replaced by a fresh one after this many."""
 
+_READY = 60.0
+"""Seconds that a reader may take to start."""
+
 _TELL = 10.0
 """Seconds of sound between two positions."""
 
@@ -116,13 +119,27 @@ class Readers:
     """A pool of reader processes. At most `streams` media are read at once; `queue` more may wait."""
 
     def __init__(
-        self, folder: Path, *, warm: int, streams: int, queue: int, memory: int, longest: float
+        self,
+        folder: Path,
+        *,
+        warm: int,
+        streams: int,
+        queue: int,
+        memory: int,
+        longest: float,
+        stall: float = 60.0,
     ) -> None:
+        """`memory` in bytes a reader, `longest` in seconds of sound.
+
+        `stall`: seconds without a sign of life, while the whole body is there, after which a reader is given
+        up as if it had died.
+        """
         self._folder = folder
         self._warm = warm
         self._queue = queue
         self._memory = memory
         self._longest = longest
+        self._stall = stall
         self._streams_at_once = streams
         self._places = asyncio.Semaphore(streams)
         self._idle: list[Child[FromReader]] = []
@@ -207,7 +224,7 @@ class Readers:
                 Open(str(spool.path), size, complete, shape, self._longest, audio_track, at, index)
             )
             async with _telling(child, spool):
-                async for item in _items(child):
+                async for item in _items(child, spool, self._stall):
                     finished = isinstance(item, MediaEnd)
                     yield item
         except errors.SpeechError:
@@ -242,7 +259,11 @@ class Readers:
         self._all.add(child)
         self._streams[child] = 0
         try:
-            await child.receive()
+            async with asyncio.timeout(_READY):
+                await child.receive()
+        except TimeoutError as error:
+            self._end(child)
+            raise ChildGone(f"process {child.pid} did not start") from error
         except BaseException:
             self._end(child)
             raise
@@ -273,9 +294,9 @@ class Readers:
             self._idle.remove(child)
 
 
-async def _items(child: Child[FromReader]) -> AsyncIterator[Reading]:
+async def _items(child: Child[FromReader], spool: Spool, stall: float) -> AsyncIterator[Reading]:
     while True:
-        match await child.receive():
+        match await _next(child, spool, stall):
             case Opened(info):
                 yield info
             case Cut(window):
@@ -287,6 +308,18 @@ async def _items(child: Child[FromReader]) -> AsyncIterator[Reading]:
                 return
             case Refused(kind, message):
                 raise cast(type[errors.SpeechError], getattr(errors, kind))(message)
+
+
+async def _next(child: Child[FromReader], spool: Spool, stall: float) -> FromReader:
+    """The reader's next message. Raises ChildGone where it hangs; it may wait for a body that still grows."""
+    message = asyncio.create_task(child.receive())
+    try:
+        while not (await asyncio.wait({message}, timeout=stall))[0]:
+            if spool.complete:
+                raise ChildGone(f"process {child.pid} hangs")
+        return message.result()
+    finally:
+        message.cancel()
 
 
 @asynccontextmanager

@@ -2,17 +2,18 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from server.errors import NoSpace, TooLarge
 
 _FLUSH = 1 << 20
+
+_PREFIX = "body-"
 
 
 class Spool:
@@ -81,11 +82,13 @@ def on_disk(path: Path) -> Spool:
 @asynccontextmanager
 async def spooled(folder: Path, largest: int | None = None) -> AsyncIterator[Spool]:
     """An empty spool in `folder`; its file is removed at the end, however the end comes."""
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f"body-{os.getpid()}-")
-    os.close(handle)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX)
+    # Held as long as we live, so that others can tell a living server's body from what a dead one left.
+    fcntl.flock(handle, fcntl.LOCK_EX)
     try:
         yield Spool(Path(name), largest)
     finally:
+        os.close(handle)
         with suppress(FileNotFoundError):
             os.unlink(name)
 
@@ -93,6 +96,7 @@ async def spooled(folder: Path, largest: int | None = None) -> AsyncIterator[Spo
 def sweep(folder: Path) -> None:
     """Make the folder, and remove what killed servers left in it; a living neighbour's bodies stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("body-*-*"):
-        if not psutil.pid_exists(int(left.name.split("-")[1])):
-            left.unlink(missing_ok=True)
+    for left in folder.glob(f"{_PREFIX}*"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()

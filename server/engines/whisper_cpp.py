@@ -7,6 +7,7 @@ the return code that tells an abort from silence.
 import atexit
 import importlib.metadata
 import logging
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,12 @@ _FRAMES_PER_SECOND = 50
 
 _MARGIN = 1.3
 """Seconds of context after the speech; with less than 64 frames the words suffer (measured)."""
+
+_LONGEST_PROMPT = 1000
+"""Characters; more than 224 tokens in any language."""
+
+_LONGEST_RUN = 250
+"""Characters without a space, in languages that have none."""
 
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR."""
@@ -75,7 +82,7 @@ class Engine:
         params.translate = decode.task == "translate"
         params.language = decode.language or "auto"
         params.temperature = decode.temperature
-        params.initial_prompt = decode.prompt
+        params.initial_prompt = _tail(decode.prompt)
         params.token_timestamps = decode.words
         params.audio_ctx = _context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
         return params
@@ -117,6 +124,17 @@ def compression_ratio(text: str) -> float:
     """Bytes of the text over its zlib-compressed bytes, as OpenAI's Whisper measures repetition."""
     data = text.encode()
     return len(data) / len(zlib.compress(data))
+
+
+def _tail(prompt: str) -> str:
+    """What Whisper can use of a prompt: it keeps the last 224 tokens.
+
+    whisper.cpp's tokenizer takes the square of an unbroken run's length, and crashes on very long ones.
+    """
+    unrun = re.sub(
+        rf"\S{{{_LONGEST_RUN},}}", lambda run: run[0][-_LONGEST_RUN:], prompt[-_LONGEST_PROMPT * 10 :]
+    )
+    return unrun[-_LONGEST_PROMPT:]
 
 
 def _context_frames(seconds: float) -> int:

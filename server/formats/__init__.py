@@ -16,7 +16,6 @@ class Format(Protocol):
     """What a module of this folder offers."""
 
     MEDIA_TYPE: str
-    EXTENSION: str
 
     def write(self, transcript: Transcript, words: bool) -> Iterator[str]:
         """The whole document in chunks, so that ten hours need no more memory than one segment.

@@ -13,7 +13,6 @@ from server.formats import Piece, verbose_json
 from server.types import Segment, Transcript
 
 MEDIA_TYPE = "application/json"
-EXTENSION = "json"
 
 
 def write(transcript: Transcript, words: bool) -> Iterator[str]:

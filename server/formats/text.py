@@ -6,7 +6,6 @@ from server.formats import Piece
 from server.types import Segment, Transcript
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
-EXTENSION = "txt"
 
 
 def write(transcript: Transcript, words: bool) -> Iterator[str]:

@@ -15,7 +15,6 @@ from server.formats import Piece
 from server.types import Segment, Transcript, Word
 
 MEDIA_TYPE = "application/json"
-EXTENSION = "json"
 
 _SEEK_PER_SECOND = 100
 """Whisper counts `seek` in frames of 10 ms."""

@@ -8,7 +8,6 @@ from server.formats.srt import timestamp
 from server.types import Segment, Transcript
 
 MEDIA_TYPE = "text/vtt; charset=utf-8"
-EXTENSION = "vtt"
 
 _HEAD = "WEBVTT\n\n"
 
