@@ -1,21 +1,27 @@
 """What models there are, and which one a name means.
 
-A model is a GGML Whisper file in one of two folders: a writable one, where people copy their own, and the
-bundled one. Both are looked at anew at each call; a file is only opened when it is new or has changed.
-Everything here blocks, for milliseconds.
+A model is a GGML Whisper file in one of two folders: a writable one, where people copy their own and where
+downloads go, and the bundled one, of which a model is deleted by a mark in the first. Both are looked at anew
+at each call; a file is only opened when it is new or has changed. Everything here blocks, for milliseconds
+where it does not say otherwise.
 """
 
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
-from server import ggml
-from server.errors import ModelBroken, ModelNotFound
+from server import catalogue, digests, ggml
+from server.digests import Digests, Note
+from server.errors import BadField, BadRequest, ModelBroken, ModelNotFound, NoSpace
+from server.partial import writing
+from server.sources import local
 from server.types import ModelInfo, WindowShape
 
 ALIASES = frozenset(
@@ -34,6 +40,9 @@ _NONE = "no model that can be loaded is installed"
 
 _LONGEST_NAME = 80
 """Characters of a client's name that are compared with ids and said back to it."""
+
+_LONGEST_FILE = 200
+"""Bytes of a file's name; what stands beside it has a longer one, and 255 is the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +99,21 @@ class _Known:
         return _traits(self.info.id, self.header) if self.header else None
 
 
+def file_name(name: str, field: str = "name") -> str:
+    """The name as that of a model file in the models' folder. Raises BadField, blaming `field`."""
+    full = name if name.endswith(".bin") else f"{name}.bin"
+    plain = full.isprintable() and not full.startswith(".") and not {"/", "\\"} & set(full)
+    if not plain or len(full.encode("utf-8", "replace")) > _LONGEST_FILE or full == ".bin":
+        raise BadField(f"{field}: {name[:_LONGEST_NAME]!a} cannot be the name of a model file", field)
+    return full
+
+
 class Models:
     """The models of a writable folder and of a bundled one; the former wins where both have an id.
 
     `default` is the name that a request without a model means; without it that is the demo model if `demo` is
-    "true", or if it is "auto" and no other is installed; else the best installed one. Safe to use from
-    several threads.
+    "true", or if it is "auto" and no other is installed; else the best installed one. `aliases` are names of
+    the owner's own. Safe to use from several threads.
     """
 
     def __init__(
@@ -104,12 +122,16 @@ class Models:
         bundled: Path | None,
         default: str = "",
         demo: Literal["true", "false", "auto"] = "false",
+        aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.folder = folder.absolute()
         self._bundled = bundled.absolute() if bundled else None
         self._default = default
         self._demo = demo
+        self._aliases = aliases
+        self._digests = Digests(self.folder)
         self._seen: dict[Path, _Known] = {}
+        self._lock = threading.RLock()
 
     def installed(self) -> tuple[ModelInfo, ...]:
         """Every model file, by id; those that cannot be loaded have the reason in `broken`.
@@ -130,15 +152,213 @@ class Models:
             raise ModelBroken(f"the model {known.info.id} cannot be loaded: {known.info.broken}")
         return known.info
 
-    def _named(self, models: tuple[_Known, ...], name: str) -> _Known:
-        by_id = {known.info.id: known for known in models}
+    def named(self, name: str, *, aliases: bool = True) -> ModelInfo:
+        """The model that a name means, also where it cannot be loaded; `aliases`: not only by its own id.
+
+        Raises ModelNotFound.
+        """
+        models = self._look()
+        known = self._named(models, name) if aliases else _by_id(models, name)
+        if known is None:
+            raise self._unknown(name, [known.info.id for known in models])
+        return known.info
+
+    def present(self, name: str, *, bundled: bool = True) -> ModelInfo | None:
+        """The model of this file name, if it is there and can be loaded; `bundled`: also if only that is."""
+        for known in self._look():
+            path = known.info.path
+            if path.name == name and (bundled or path.parent == self.folder):
+                return None if known.info.broken else known.info
+        return None
+
+    def origin(self, info: ModelInfo) -> Note | None:
+        """Where a model was pulled from, if that is known."""
+        try:
+            return self._digests.recall(info.path, info.path.stat())
+        except OSError:
+            return None
+
+    def bundled(self, name: str) -> str | None:
+        """The file name of the bundled model that `name` means, deleted or not."""
         bare = name.removesuffix(".bin")
-        for id in name, bare, f"ggml-{bare}":
-            if id in by_id:
-                return by_id[id]
+        found = (f"{id}.bin" for id in (bare, f"ggml-{bare}") if self._bundles(f"{id}.bin"))
+        return next(found, None)
+
+    def restore(self, name: str) -> ModelInfo | None:
+        """Bring a deleted bundled model back, by its file name; None where none of that name is bundled.
+
+        Raises NotWritable.
+        """
+        if not self._bundles(name):
+            return None
+        with writing(self.folder):
+            self._mark(name).unlink(missing_ok=True)
+        return self.present(name)
+
+    def delete(self, id: str) -> ModelInfo:
+        """Remove a model, whole or broken, by its id, with or without "ggml-" and ".bin"; not by alias.
+
+        A file that a worker has open works on. Raises ModelNotFound and NotWritable.
+        """
+        with self._lock:
+            models = self._look()
+            known = _by_id(models, id)
+            if known is None:
+                raise self._unknown(id, [known.info.id for known in models])
+            name = known.info.path.name
+            with writing(self.folder):
+                (self.folder / name).unlink(missing_ok=True)
+                if self._bundles(name):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self._mark(name).touch()
+            self._digests.forget(self.folder / name)
+            return known.info
+
+    def adopt(self, file: Path, name: str, note: Note) -> ModelInfo:
+        """Give a whole, checked file of the models' folder its name; what had that name is gone.
+
+        Raises NotWritable.
+        """
+        target = self.folder / name
+        with self._lock, writing(self.folder):
+            # Renaming changes neither size nor time, so that the model appears with all that is known of it.
+            self._digests.remember(target, file.stat(), note)
+            file.replace(target)
+            _sync(self.folder)
+            self._mark(name).unlink(missing_ok=True)
+        return self._present(name)
+
+    def import_(self, path: Path, name: str | None = None) -> ModelInfo:
+        """Copy a GGML file into the models' folder, as `name` if one is given. Takes as long as copying does.
+
+        Raises ModelBroken with the reason where it is not a whole one, BadField where another model has that
+        name, NoSpace and NotWritable. Nothing is left behind then.
+        """
+        name = file_name(name or path.name)
+        self._check_whole(path)
+        target = self.folder / name
+        if self.present(name, bundled=False):
+            self._check_same(path, target)
+            return self._present(name)
+        temporary = digests.temporary_name(target)
+        try:
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._check_space(path)
+                local.copy(path, temporary)
+            # It may have changed while it was copied.
+            self._check_whole(temporary, path)
+            with writing(self.folder):
+                temporary.replace(target)
+                _sync(self.folder)
+                self._mark(name).unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return self._present(name)
+
+    def import_folder(self, folder: Path) -> tuple[ModelInfo, ...]:
+        """Import every GGML file of a folder and of those in it; the broken ones are only told of.
+
+        Raises BadRequest where there is none, BadField, NoSpace and NotWritable as `import_` does.
+        """
+        try:
+            files = list(local.candidates(folder))
+        except OSError as error:
+            raise BadRequest(f"{folder} cannot be read: {error.strerror}") from error
+        if not files:
+            raise BadRequest(f"there is no GGML file in {folder}")
+        return tuple(self._imported(file) for file in files)
+
+    def digest(self, id: str, stopped: Callable[[], bool] = lambda: False) -> ModelInfo:
+        """The model, its SHA-256 computed if nobody has yet. Takes seconds per gigabyte then; see `compute`.
+
+        Raises ModelNotFound and ModelBroken.
+        """
+        info = self.find(id)
+        if info.sha256:
+            return info
+        try:
+            before = info.path.stat()
+            sha256 = digests.compute(info.path, stopped)
+            if sha256 and _mark(before) == _mark(info.path.stat()):
+                with self._lock:
+                    self._digests.remember(info.path, before, Note(sha256))
+                    self._seen.pop(info.path, None)
+        except OSError as error:
+            raise ModelBroken(f"the model {info.id} cannot be read: {error.strerror}") from error
+        return replace(info, sha256=sha256)
+
+    def digest_all(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Compute what is missing, until `stopped()` becomes true. For a thread in the background."""
+        for info in self.installed():
+            if not (info.broken or info.sha256 or stopped()):
+                try:
+                    self.digest(info.id, stopped)
+                except (ModelNotFound, ModelBroken):
+                    continue
+
+    def _imported(self, file: Path) -> ModelInfo:
+        try:
+            return self.import_(file)
+        except ModelBroken as error:
+            size = file.stat().st_size if file.exists() else 0
+            return ModelInfo(id=file.stem, path=file, size=size, created=0, broken=str(error))
+
+    def _check_whole(self, path: Path, source: Path | None = None) -> None:
+        try:
+            ggml.check(path)
+        except ModelBroken as error:
+            raise ModelBroken(f"{source or path} cannot be imported: {error}") from error
+
+    def _check_same(self, path: Path, target: Path) -> None:
+        """Raises BadField where a file of another content has the name already."""
+        if os.path.samefile(path, target):
+            return
+        if path.stat().st_size != target.stat().st_size or digests.compute(path) != digests.compute(target):
+            raise BadField(
+                f"another model is installed as {target.name}: delete it first, or give another name", "name"
+            )
+
+    def _check_space(self, path: Path) -> None:
+        need, free = path.stat().st_size, shutil.disk_usage(self.folder).free
+        if free < need:
+            raise NoSpace(f"{path.name} needs {need:,} bytes; the disk of {self.folder} has {free:,} left")
+
+    def _present(self, name: str) -> ModelInfo:
+        info = self.present(name, bundled=False)
+        if info is None:
+            raise ModelNotFound(f"{name} was installed and is gone again")
+        return info
+
+    def _bundles(self, name: str) -> bool:
+        return self._bundled is not None and "/" not in name and _regular(self._bundled / name) is not None
+
+    def _mark(self, name: str) -> Path:
+        """The file that says that the bundled model of this file name was deleted."""
+        return self.folder / f".{name}.deleted"
+
+    def _named(self, models: tuple[_Known, ...], name: str) -> _Known:
+        if found := _by_id(models, name):
+            return found
+        if meaning := self._aliases.get(name):
+            return self._means(models, name, meaning)
+        if (entry := catalogue.find(name)) and (found := _by_id(models, entry.id)):
+            return found
         if name in ALIASES:
             return self._best(models)
-        raise self._unknown(name, list(by_id))
+        raise self._unknown(name, [known.info.id for known in models])
+
+    def _means(self, models: tuple[_Known, ...], alias: str, name: str) -> _Known:
+        """What an alias of the owner's means; aliases of aliases are none."""
+        if found := _by_id(models, name):
+            return found
+        entry = catalogue.find(name)
+        if found := _by_id(models, entry.id if entry else name):
+            return found
+        if name in ALIASES:
+            return self._best(models)
+        error = self._unknown(name, [known.info.id for known in models])
+        raise ModelNotFound(f"{alias[:_LONGEST_NAME]!a} means {name!a}: {error}")
 
     def _first(self, models: tuple[_Known, ...]) -> _Known:
         demo = next((known for known in models if known.traits is DEMO), None)
@@ -158,19 +378,28 @@ class Models:
 
     def _none(self, demo: bool) -> ModelNotFound:
         what = f'no model but the demo is installed, which answers to "{DEMO.id}"' if demo else _NONE
-        return ModelNotFound(f"{what}: copy a GGML Whisper file such as ggml-base.bin into {self.folder}")
+        return ModelNotFound(
+            f'{what}: "whisperd models pull base" fetches one; or copy a GGML Whisper file such as '
+            f"ggml-base.bin into {self.folder}"
+        )
 
     def _unknown(self, name: str, ids: list[str]) -> ModelNotFound:
+        if entry := catalogue.find(name):
+            return ModelNotFound(
+                f'the model {entry.id} is not installed: "whisperd models pull {entry.id}" fetches it '
+                f"({entry.size / 1e6:,.0f} MB)"
+            )
         missing = f"there is no model {name[:_LONGEST_NAME]!a}"
         if not ids:
             return ModelNotFound(f"{missing}, and {self._none(demo=False)}")
-        near = _near(name[:_LONGEST_NAME], ids)
+        near = catalogue.nearest(name[:_LONGEST_NAME], ids)
         hint = f"; near it: {', '.join(near)}" if near else ""
         return ModelNotFound(f"{missing} (installed: {len(ids)}){hint}")
 
     def _look(self) -> tuple[_Known, ...]:
-        seen = {known.info.path: known for folder in self._folders for known in self._files(folder)}
-        self._seen = seen
+        with self._lock:
+            seen = {known.info.path: known for folder in self._folders for known in self._files(folder)}
+            self._seen = seen
         by_id = {known.info.id: known for known in seen.values()}
         return tuple(by_id[id] for id in sorted(by_id))
 
@@ -180,17 +409,35 @@ class Models:
 
     def _files(self, folder: Path) -> Iterator[_Known]:
         for path, status in _entries(folder):
-            mark = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            if folder == self._bundled and os.path.exists(self._mark(path.name)):
+                continue
+            mark = _mark(status)
             known = self._seen.get(path)
-            yield known if known and known.mark == mark else _known(path, status, mark)
+            yield known if known and known.mark == mark else self._known(path, status, mark)
+
+    def _known(self, path: Path, status: os.stat_result, mark: tuple[int, ...]) -> _Known:
+        known = _known(path, status, mark)
+        note = self._digests.recall(path, status)
+        return replace(known, info=replace(known.info, sha256=note.sha256)) if note else known
 
 
-def _near(name: str, ids: list[str]) -> list[str]:
-    """The ids most like a name, at most three, best first."""
-    by_short = {id.removeprefix("ggml-"): id for id in ids}
-    return [
-        by_short[short] for short in get_close_matches(name.removeprefix("ggml-"), by_short, n=3, cutoff=0.5)
-    ]
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _sync(folder: Path) -> None:
+    """Have a rename on the disk itself."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _by_id(models: tuple[_Known, ...], name: str) -> _Known | None:
+    by_id = {known.info.id: known for known in models}
+    bare = name.removesuffix(".bin")
+    return next((by_id[id] for id in (name, bare, f"ggml-{bare}") if id in by_id), None)
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -210,7 +457,7 @@ def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _regular(path: Path) -> os.stat_result | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status if stat.S_ISREG(status.st_mode) else None
 
@@ -227,7 +474,14 @@ def _known(path: Path, status: os.stat_result, mark: tuple[int, ...]) -> _Known:
 
 
 def _described(plain: ModelInfo, header: ggml.Header) -> ModelInfo:
-    info = replace(plain, multilingual=header.multilingual, languages=header.languages)
+    info = replace(
+        plain,
+        multilingual=header.multilingual,
+        languages=header.languages,
+        capabilities=catalogue.capabilities(
+            plain.id, header.multilingual, short_decoder=2 * header.text_layers <= header.audio_layers
+        ),
+    )
     traits = _traits(info.id, header)
     if traits is None:
         return info

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.errors import ModelBroken, ModelNotFound
+from server import digests
+from server.digests import Note
+from server.errors import BadField, BadRequest, ModelBroken, ModelNotFound, NoSpace, NotWritable
 from server.models import ALIASES, DEMO, Models, bundled
 from server.types import LONGEST_WINDOW, ModelInfo, WindowShape
 from tests.test_ggml import DEMO as DEMO_FILE
@@ -71,6 +74,7 @@ class TestInstalled:
             created=1_700_000_000,
             multilingual=True,
             languages=model.languages,
+            capabilities=("translate", "words"),
         )
         assert len(model.languages) == 99
         assert model.shape == WindowShape(target=22.0, longest=29.0, gap=2.0)
@@ -270,7 +274,10 @@ class TestFind:
         assert Models(folder, None, demo="true").find(None).id == "ggml-mine"
 
     def test_nothing_installed(self, folder: Path) -> None:
-        advice = f"copy a GGML Whisper file such as ggml-base.bin into {folder}"
+        advice = (
+            '"whisperd models pull base" fetches one; or copy a GGML Whisper file such as ggml-base.bin '
+            f"into {folder}"
+        )
         empty = Models(folder, None)
         assert refusal(empty, None) == f"no model that can be loaded is installed: {advice}"
         assert refusal(empty, "whisper-1") == f"no model that can be loaded is installed: {advice}"
@@ -281,7 +288,8 @@ class TestFind:
     def test_only_the_demo(self, models: Models, folder: Path) -> None:
         assert refusal(models, "whisper-1") == (
             'no model but the demo is installed, which answers to "ggml-demo": '
-            f"copy a GGML Whisper file such as ggml-base.bin into {folder}"
+            '"whisperd models pull base" fetches one; or copy a GGML Whisper file such as ggml-base.bin '
+            f"into {folder}"
         )
 
     def test_unknown_names_the_nearest(self, models: Models, folder: Path) -> None:
@@ -323,6 +331,368 @@ class TestFind:
     def test_absolute_path_of_a_model_is_no_name_of_it(self, models: Models) -> None:
         assert "there is no model" in refusal(models, str(DEMO_FILE))
         assert "there is no model" in refusal(models, str(DEMO_FILE.with_suffix("")))
+
+
+class TestCatalogueNames:
+    @pytest.mark.parametrize("name", ["turbo", "large-v3-turbo", "ggml-large-v3-turbo.bin"])
+    def test_of_an_installed_model(self, models: Models, folder: Path, name: str) -> None:
+        add(folder, "ggml-large-v3-turbo")
+        assert models.find(name).id == "ggml-large-v3-turbo"
+
+    def test_of_one_that_is_not_installed(self, models: Models) -> None:
+        for name in "ggml-large-v3", "large-v3", "large":
+            assert refusal(models, name) == (
+                "the model ggml-large-v3 is not installed: "
+                '"whisperd models pull ggml-large-v3" fetches it (3,095 MB)'
+            )
+
+
+class TestOwnAliases:
+    @pytest.fixture
+    def models(self, folder: Path) -> Models:
+        meanings = {
+            "mine": "ggml-small-one",
+            "short": "small-one",
+            "best": "whisper-1",
+            "whisper-1": "demo",
+            "fast": "turbo",
+            "again": "mine",
+            "ggml-demo": "ggml-small-one",
+            "nothing": "zzz",
+        }
+        return Models(folder, DEMO_FILE.parent, aliases=meanings)
+
+    def test_mean_models(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-small-one", "ggml-large-v3-turbo")
+        meant = {name: models.find(name).id for name in ("mine", "short", "whisper-1", "fast")}
+        assert meant == {
+            "mine": "ggml-small-one",
+            "short": "ggml-small-one",
+            "whisper-1": "ggml-demo",
+            "fast": "ggml-large-v3-turbo",
+        }
+        assert not models.find("best").notice, "what whisper-1 means without the owner's word"
+
+    def test_ids_come_first(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-small-one")
+        assert models.find("ggml-demo").notice
+
+    def test_of_nothing(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-small-one")
+        assert refusal(models, "nothing").startswith("'nothing' means 'zzz': there is no model 'zzz' ")
+        assert refusal(models, "again").startswith("'again' means 'mine': there is no model 'mine' ")
+        assert "is not installed" in refusal(models, "fast")
+
+    def test_can_be_the_default(self, folder: Path) -> None:
+        add(folder, "ggml-small-one")
+        models = Models(folder, None, default="mine", aliases={"mine": "small-one"})
+        assert models.find(None).id == "ggml-small-one"
+
+
+class TestCapabilities:
+    def test_of_models(self, models: Models, folder: Path) -> None:
+        large = {"width": 1280, "heads": 20, "audio_layers": 32, **V3}
+        write_model(folder / "turbo.bin", Shape(**large, text_layers=4))
+        write_model(folder / "large.bin", Shape(**large, text_layers=32))
+        write_model(folder / "english.bin", Shape(**ENGLISH))
+        write_model(folder / "ggml-small.en-tdrz.bin", Shape(**ENGLISH))
+        (folder / "broken.bin").write_bytes(b"")
+        assert {model.id: model.capabilities for model in models.installed()} == {
+            "broken": (),
+            "english": ("words",),
+            "ggml-demo": ("translate", "words"),
+            "ggml-small.en-tdrz": ("diarize", "words"),
+            "large": ("translate", "words"),
+            "turbo": ("words",),
+        }
+
+
+class TestDelete:
+    def test_file(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-a", "ggml-b")
+        before = models.find("a")
+        with before.path.open("rb") as held:
+            assert models.delete("a.bin") == before
+            assert held.read(4) == b"lmgg", "who has it open works on"
+        assert ids(models) == ["ggml-b", "ggml-demo"]
+        assert os.listdir(folder) == ["ggml-b.bin"]
+
+    def test_broken_file(self, models: Models, folder: Path) -> None:
+        (folder / "ggml-x.bin").write_bytes(b"")
+        assert models.delete("ggml-x").broken
+        assert ids(models) == ["ggml-demo"]
+
+    def test_link(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        target = write_model(tmp_path / "elsewhere.bin")
+        (folder / "ggml-x.bin").symlink_to(target)
+        models.delete("x")
+        assert target.exists()
+        assert os.listdir(folder) == []
+
+    def test_its_hash_goes_too(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        models.digest("x")
+        assert len(os.listdir(folder)) == 2
+        models.delete("x")
+        assert os.listdir(folder) == []
+
+    def test_bundled(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        bundle = tmp_path / "bundle"
+        shutil.copytree(DEMO_FILE.parent, bundle)
+        assert models.delete("demo").path == DEMO_FILE
+        assert ids(models) == []
+        assert "there is no model 'demo'" in refusal(models, "demo")
+        assert DEMO_FILE.exists()
+        assert os.listdir(folder) == [".ggml-demo.bin.deleted"]
+        assert ids(Models(folder, DEMO_FILE.parent)) == [], "also after a restart"
+        assert ids(Models(tmp_path / "other", DEMO_FILE.parent)) == ["ggml-demo"]
+        with pytest.raises(ModelNotFound):
+            models.delete("demo")
+
+    def test_bundled_into_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        models = Models(tmp_path / "a" / "b", DEMO_FILE.parent)
+        models.delete("demo")
+        assert ids(models) == []
+
+    def test_bundled_below_another_of_its_name(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-demo")
+        models.delete("demo")
+        assert ids(models) == []
+
+    def test_bundled_comes_back(self, models: Models, folder: Path) -> None:
+        models.delete("demo")
+        assert models.bundled("demo") == models.bundled("ggml-demo.bin") == "ggml-demo.bin"
+        info = models.restore("ggml-demo.bin")
+        assert info == models.find("demo")
+        assert info.path == DEMO_FILE
+        assert os.listdir(folder) == []
+        assert (models.restore("ggml-tiny.bin"), models.bundled("tiny")) == (None, None)
+
+    def test_bundled_is_imported_again(self, models: Models, folder: Path) -> None:
+        models.delete("demo")
+        assert models.import_(DEMO_FILE).path == folder / "ggml-demo.bin"
+        assert os.listdir(folder) == ["ggml-demo.bin"]
+        assert models.find("demo").notice
+
+    @pytest.mark.parametrize("name", ["whisper-1", "mine", "turbo", "", "../x", "ggml-demo\0", "/etc/passwd"])
+    def test_names_that_are_none(self, folder: Path, tmp_path: Path, name: str) -> None:
+        add(folder, "ggml-x", "ggml-large-v3-turbo")
+        write_model(tmp_path / "x.bin")
+        models = Models(folder, None, default="x", aliases={"mine": "x"})
+        with pytest.raises(ModelNotFound):
+            models.delete(name)
+        assert len(os.listdir(folder)) == 2
+        assert (tmp_path / "x.bin").exists()
+
+    def test_read_only(self, small_disk: Path) -> None:
+        models = Models(small_disk, DEMO_FILE.parent)
+        add(small_disk, "ggml-x")
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        for name in "x", "demo":
+            with pytest.raises(NotWritable, match="Read-only file system"):
+                models.delete(name)
+        assert ids(models) == ["ggml-demo", "ggml-x"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 6 MB, which has room for one small model."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "none", folder], capture_output=True
+    ).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+class TestImport:
+    def test_file(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        source = write_model(tmp_path / "ggml-x.bin")
+        info = models.import_(source)
+        assert info == models.find("x")
+        assert info.path == folder / "ggml-x.bin"
+        assert info.path.read_bytes() == source.read_bytes()
+        assert not info.path.samefile(source), "what becomes of the source does not change the model"
+        assert os.listdir(folder) == ["ggml-x.bin"]
+
+    @pytest.mark.parametrize("name", ["mine", "mine.bin"])
+    def test_under_another_name(self, tmp_path: Path, name: str) -> None:
+        models = Models(tmp_path / "not" / "there", None)
+        source = write_model(tmp_path / "checkpoint")
+        assert models.import_(source, name).path.name == "mine.bin"
+        assert models.import_(source).id == "checkpoint"
+
+    @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "x\0", "x" * 201, "\n", ".bin", "\ud800"])
+    def test_under_a_name_that_is_none(self, models: Models, folder: Path, tmp_path: Path, name: str) -> None:
+        source = write_model(tmp_path / "ggml-x.bin")
+        with pytest.raises(BadField, match="cannot be the name of a model file"):
+            models.import_(source, name)
+        assert os.listdir(folder) == []
+
+    def test_what_is_no_model(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        cut = write_model(tmp_path / "ggml-cut.bin")
+        os.truncate(cut, 1000)
+        pipe = tmp_path / "pipe.bin"
+        os.mkfifo(pipe)
+        for path, why in (
+            (cut, "breaks off"),
+            (Path(__file__), "not a GGML Whisper model"),
+            (pipe, "not a regular file"),
+            (tmp_path / "absent.bin", "No such file"),
+            (tmp_path, "Is a directory"),
+        ):
+            with pytest.raises(ModelBroken, match=why) as caught:
+                models.import_(path)
+            assert str(caught.value).startswith(f"{path} cannot be imported: ")
+        assert os.listdir(folder) == []
+
+    def test_again(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        source = write_model(tmp_path / "ggml-x.bin")
+        first = models.import_(source)
+        assert models.import_(source) == first
+        assert models.import_(first.path) == first, "what is imported already"
+
+    def test_never_replaces_another_model(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        add(folder, "ggml-x")
+        before = (folder / "ggml-x.bin").read_bytes()
+        for shape in SMALL, BASE:
+            source = patch(write_model(tmp_path / "ggml-x.bin", shape), shape.tensors_at + 200, b"other")
+            with pytest.raises(BadField, match="another model is installed as ggml-x"):
+                models.import_(source)
+        assert (folder / "ggml-x.bin").read_bytes() == before
+        assert os.listdir(folder) == ["ggml-x.bin"]
+
+    def test_replaces_a_broken_one(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        (folder / "ggml-x.bin").write_bytes(b"half")
+        models.import_(write_model(tmp_path / "ggml-x.bin"))
+        assert models.find("x").broken == ""
+
+    def test_folder(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        stick = tmp_path / "stick"
+        (stick / "deep" / "er").mkdir(parents=True)
+        add(stick, "ggml-a")
+        write_model(stick / "deep" / "er" / "ggml-b.bin")
+        write_model(stick / "deep" / "named otherwise")
+        (stick / "ggml-cut.bin").write_bytes(b"lmgg")
+        (stick / "ggml-empty.bin").write_bytes(b"")
+        (stick / "notes.txt").write_text("words")
+        (stick / "data.bin").write_bytes(b"\x00\x01\x02\x03")
+        found = {info.id: info for info in models.import_folder(stick)}
+        assert sorted(found) == ["ggml-a", "ggml-b", "ggml-cut", "ggml-empty", "named otherwise"]
+        assert {id for id, info in found.items() if info.broken} == {"ggml-cut", "ggml-empty"}
+        assert "the file is empty" in found["ggml-empty"].broken
+        assert ids(models) == ["ggml-a", "ggml-b", "ggml-demo", "named otherwise"]
+
+    def test_folder_without_models(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "stick").mkdir()
+        for path in tmp_path / "stick", tmp_path / "absent":
+            with pytest.raises(BadRequest, match="there is no GGML file in"):
+                models.import_folder(path)
+
+    def test_disk_too_small(self, small_disk: Path, tmp_path: Path) -> None:
+        models = Models(small_disk, None)
+        source = write_model(tmp_path / "ggml-x.bin")
+        (small_disk / "filler").write_bytes(bytes(3_000_000))
+        with pytest.raises(NoSpace, match="needs 3,723,813 bytes; the disk of"):
+            models.import_(source)
+        assert os.listdir(small_disk) == ["filler"]
+
+    def test_disk_full_in_the_middle(
+        self, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        models = Models(small_disk, None)
+        source = tmp_path / "ggml-x.bin"
+        # Holes take no room in the source; data takes it in the copy.
+        source.write_bytes(write_model(tmp_path / "holes").read_bytes())
+        (small_disk / "filler").write_bytes(bytes(3_000_000))
+        monkeypatch.setattr(models, "_check_space", lambda path: None)
+        with pytest.raises(NoSpace, match="is full"):
+            models.import_(source)
+        assert os.listdir(small_disk) == ["filler"]
+
+
+class TestDigests:
+    def test_is_computed_when_asked(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        assert models.find("x").sha256 == ""
+        sha256 = models.digest("x").sha256
+        done = subprocess.run(["sha256sum", folder / "ggml-x.bin"], capture_output=True, text=True)
+        assert sha256 == done.stdout.split()[0]
+        assert models.find("x").sha256 == sha256
+
+    def test_is_remembered(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        sha256 = models.digest("x").sha256
+        assert Models(folder, None).find("x").sha256 == sha256
+        # Whoever read the file again would see something else.
+        path = folder / "ggml-x.bin"
+        before = path.stat()
+        patch(path, SMALL.tensors_at + 200, b"other")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert Models(folder, None).digest("x").sha256 == sha256
+
+    def test_is_forgotten_when_the_file_changes(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        sha256 = models.digest("x").sha256
+        patch(folder / "ggml-x.bin", SMALL.tensors_at + 200, b"other")
+        assert models.find("x").sha256 == ""
+        assert models.digest("x").sha256 not in ("", sha256)
+
+    def test_of_another_file_of_the_name(self, models: Models, folder: Path, tmp_path: Path) -> None:
+        models.digest("demo")
+        shutil.copy2(DEMO_FILE, folder)
+        assert models.find("demo").path == folder / "ggml-demo.bin"
+        assert models.find("demo").sha256 == ""
+
+    def test_note_that_is_none(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        models.digest("x")
+        (note,) = folder.glob(".*.json")
+        for text in "", "{", "[]", '{"file": 1}':
+            note.write_text(text)
+            assert Models(folder, None).find("x").sha256 == ""
+
+    def test_all_in_the_background(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x", "ggml-y")
+        (folder / "ggml-broken.bin").write_bytes(b"")
+        models.digest_all(lambda: True)
+        assert not [model for model in models.installed() if model.sha256]
+        models.digest_all()
+        assert [model.id for model in models.installed() if not model.sha256] == ["ggml-broken"]
+
+    def test_stopped_on_the_way(self, models: Models) -> None:
+        answers = iter([False, True])
+        assert models.digest("demo", lambda: next(answers)).sha256 == ""
+        assert models.find("demo").sha256 == ""
+
+    def test_in_memory_where_the_folder_is_read_only(self, small_disk: Path) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        models = Models(small_disk, DEMO_FILE.parent)
+        sha256 = models.digest("demo").sha256
+        assert models.find("demo").sha256 == sha256 != ""
+        assert os.listdir(small_disk) == []
+
+    def test_origin(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+        assert models.origin(models.find("x")) is None
+        note = Note("0" * 64, "some/body", "x.bin")
+        info = models.adopt(write_model(folder / "x.part"), "ggml-y.bin", note)
+        assert (info.id, info.sha256, models.origin(info)) == ("ggml-y", note.sha256, note)
+        models.delete("y")
+        assert models.origin(info) is None
+
+    def test_small_files_appear_whole_or_not_at_all(self, small_disk: Path) -> None:
+        path = small_disk / "note"
+        digests.write(path, b"old")
+        (small_disk / "filler").write_bytes(bytes(5_900_000))
+        with pytest.raises(OSError, match="No space"):
+            digests.write(path, bytes(500_000))
+        assert path.read_bytes() == b"old"
+        assert sorted(os.listdir(small_disk)) == ["filler", "note"]
 
 
 RANKED = [
