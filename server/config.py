@@ -36,7 +36,15 @@ def seconds(value: object) -> object:
     return value
 
 
+def pairs(value: object) -> object:
+    """A mapping as the environment and flags write it: "ggml-base=10m,ggml-tiny=-1"."""
+    if isinstance(value, str):
+        return dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
+KeepAlive = Annotated[float, BeforeValidator(seconds), Field(ge=-1)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -61,10 +69,32 @@ class Config(BaseModel):
     default_model: str = Field(
         "", description="Model of requests that name none; by default the best installed one."
     )
+    aliases: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
+        {}, description="Other names for models, by name."
+    )
     demo: Literal["true", "false", "auto"] = Field(
         "false", description="Whether the demo model is the default; auto: when no other model is installed."
     )
     preload: tuple[str, ...] = Field((), description="Models that are loaded at start-up.")
+    pinned: tuple[str, ...] = Field((), description="Models that are loaded at start-up and stay.")
+    keep_alive: KeepAlive = Field(
+        300.0, description="How long a model stays loaded after its last use; 0: not at all, -1: for good."
+    )
+    keep_alive_of: Annotated[dict[str, KeepAlive], BeforeValidator(pairs)] = Field(
+        {}, description="The same for some models, by id."
+    )
+    memory: ByteSize = Field(
+        ByteSize(0), description="Memory that loaded models may take; 0: three quarters of the machine's."
+    )
+    auto_pull: bool = Field(
+        False, description="Whether a catalogue model that a request names is pulled first, if it is missing."
+    )
+    pull_goes_on: bool = Field(
+        True, description="Whether a download goes on when all who asked for it have left."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names under which this server may be asked for, beside loopback and addresses."
+    )
     slots: int = Field(0, ge=0, le=256, description="Windows of one model at a time; 0: one a core.")
     threads: int = Field(
         0,
@@ -85,7 +115,7 @@ class Config(BaseModel):
     )
     upload_rate: ByteSize = Field(ByteSize(1000), description="Slowest body, in bytes per second.")
     window_timeout: Seconds = Field(
-        600.0, description="Longest work on one window before its worker is replaced."
+        600.0, gt=0, description="Longest work on one window before its worker is replaced."
     )
     recycle: int = Field(
         5000, ge=1, description="Windows after which a worker process is replaced by a fresh one."
@@ -147,7 +177,7 @@ def _plain(key: str, value: object) -> object:
     """YAML's booleans and a comma list from the environment, as the fields want them."""
     if key == "demo" and isinstance(value, bool):
         return str(value).lower()
-    if key == "preload" and isinstance(value, str):
+    if key in ("preload", "pinned", "allowed_hosts") and isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 

@@ -90,14 +90,14 @@ async def _self_test(services: Services, name: str) -> list[tuple[str, str]]:
     model = services.models.find(name)
     empty = _memory()
     began = time.monotonic()
-    await services.runner.load(model)
+    await services.memory.load(model)
     loading = time.monotonic() - began
     began = time.monotonic()
     transcript = await transcribe.whole(services.transcribe(Listen(model=model.id), on_disk(clip)))
     took = time.monotonic() - began
     full = _memory()
     engines = {residence.engine for residence in services.runner.loaded()}
-    await services.runner.unload(model.id)
+    await services.memory.unload(model.id)
     return [
         ("engine", "; ".join(engines)),
         ("model", model.id),

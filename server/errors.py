@@ -15,8 +15,17 @@ SpeechError
 ├── ModelNotFound
 ├── ModelBroken             the file is there and cannot be loaded
 ├── Busy                    refused now, welcome later
-│   └── Stopping            the server is being stopped
+│   ├── Stopping            the server is being stopped
+│   └── Leaving             the model is being unloaded
+├── NoMemory                the model does not fit beside what is in use
 ├── NoSpace                 the disk is full
+├── NotWritable             the models' folder cannot be changed
+├── PullFailed              a model could not be fetched
+│   ├── HubUnreachable      the hub does not answer, or the line broke for good
+│   ├── Gated               the hub wants a token, or its terms accepted
+│   ├── NotAtSource         no such repository or file there
+│   ├── ChecksumMismatch    what came is not what was promised
+│   └── NotAModel           what lies there is not a whole GGML Whisper model
 └── WorkFailed              our own machinery failed, repeatedly
     └── WindowFailed        one window killed two workers
 """
@@ -97,8 +106,47 @@ class Stopping(Busy):
         super().__init__("the server is being stopped; try again later", retry_after=5)
 
 
+class Leaving(Busy):
+    """The model is being unloaded."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"the model {model} is being unloaded; try again later", retry_after=5)
+
+
+class NoMemory(SpeechError):
+    """The model does not fit beside what is in use."""
+
+
 class NoSpace(SpeechError):
     """The disk is full."""
+
+
+class NotWritable(SpeechError):
+    """The models' folder cannot be changed: a read-only disk, or another user's."""
+
+
+class PullFailed(SpeechError):
+    """A model could not be fetched."""
+
+
+class HubUnreachable(PullFailed):
+    """The hub does not answer, or the line to it broke for good. What had come is kept."""
+
+
+class Gated(PullFailed):
+    """The hub wants a token, or its terms accepted on the page that the sentence names."""
+
+
+class NotAtSource(PullFailed):
+    """No such repository or file there; the sentence names the nearest."""
+
+
+class ChecksumMismatch(PullFailed):
+    """What came is not what was promised. It has been removed."""
+
+
+class NotAModel(PullFailed):
+    """What lies there is not a whole GGML Whisper model. It has been removed."""
 
 
 class WorkFailed(SpeechError):

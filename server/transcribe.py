@@ -6,12 +6,14 @@ the first window tells it for all others.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from server.errors import BadField, UnsupportedLanguage
+from server.memory import Memory
 from server.models import Models
 from server.reader import Position, Readers, Reading
 from server.runners import Runner, Unit
@@ -29,6 +31,7 @@ from server.types import (
     Segment,
     Started,
     Transcript,
+    Waiting,
     Window,
     Word,
 )
@@ -37,6 +40,11 @@ log = logging.getLogger(__name__)
 
 _AHEAD = 2
 """Windows that wait at the workers beyond those that run, so that no worker idles."""
+
+_PATIENCE = 1.0
+"""Seconds that a model may take to load before it is told."""
+
+Result = TypeVar("Result")
 
 _Step = tuple[Window, asyncio.Task[Heard]] | Position | MediaEnd | MediaInfo
 
@@ -54,16 +62,16 @@ def check(model: ModelInfo, listen: Listen) -> None:
 
 
 async def transcribe(
-    listen: Listen, spool: Spool, models: Models, readers: Readers, runner: Runner
+    listen: Listen, spool: Spool, models: Models, readers: Readers, memory: Memory, runner: Runner
 ) -> AsyncGenerator[Event]:
-    """Started, then Segments and Progress in order, then Done.
+    """Started, then Segments and Progress in order, then Done; Waiting before, where the model has to load.
 
     Raises what `errors` lists: ModelNotFound and bad requests before anything is read, BadMedia and failures
     of the machinery whenever they show. Closing the iterator stops all work for this media.
     """
     model = models.find(listen.model)
     check(model, listen)
-    async with aclosing(_Hearing(listen, model, runner).events(readers, spool)) as events:
+    async with aclosing(_Hearing(listen, model, memory, runner).events(readers, spool)) as events:
         async for event in events:
             yield event
 
@@ -81,47 +89,72 @@ async def whole(events: AsyncIterator[Event]) -> Transcript:
 class _Hearing:
     """One media being transcribed."""
 
-    def __init__(self, listen: Listen, model: ModelInfo, runner: Runner) -> None:
+    def __init__(self, listen: Listen, model: ModelInfo, memory: Memory, runner: Runner) -> None:
         self._listen = listen
         self._model = model
+        self._memory = memory
         self._runner = runner
+        self._has_model = asyncio.Event()
         self._request = uuid4().hex
         self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.slots + _AHEAD)
-        self._tasks: set[asyncio.Task[Heard]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._language = listen.language
         self._segments: list[Segment] = []
 
     async def events(self, readers: Readers, spool: Spool) -> AsyncGenerator[Event]:
-        feeding = asyncio.create_task(self._feed(readers, spool))
+        self._begin(self._feed(readers, spool))
         try:
             info = await self._next()
             assert isinstance(info, MediaInfo), "a reading begins with the media's info"
             # At once: whoever waits for a first event learns that the media is good.
             yield Progress(0.0, info.duration)
-            started = False
-            if self._language:
-                yield self._started(info)
-                started = True
-            while True:
-                step = await self._next()
-                if isinstance(step, tuple):
-                    heard = await step[1]
-                    if not started and heard.segments:
-                        self._language = heard.language
-                        yield self._started(info)
-                        started = True
-                    for segment in self._place(heard, step[0]):
-                        yield segment
-                    yield Progress(step[0].end, info.duration)
-                elif isinstance(step, Position):
-                    yield Progress(step.at, info.duration)
-                elif isinstance(step, MediaEnd):
-                    break
-            if not started:
-                yield self._started(info)
-            yield Done(self._transcript(step))
+            async for waiting in self._loaded():
+                yield waiting
+            async for event in self._heard(info):
+                yield event
         finally:
-            await self._stop(feeding)
+            await self._stop()
+
+    async def _loaded(self) -> AsyncIterator[Event]:
+        """Until the model is there; it is ours from then until the end."""
+        holding = self._begin(self._hold())
+        ready = self._begin(self._has_model.wait())
+        for patience in (_PATIENCE, None):
+            await asyncio.wait({holding, ready}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if holding.done():
+                holding.result()
+            if ready.done():
+                return
+            yield Waiting(f"the model {self._model.id} is being loaded")
+
+    async def _hold(self) -> None:
+        async with self._memory.using(self._model, self._listen.keep_alive):
+            self._has_model.set()
+            await asyncio.Event().wait()
+
+    async def _heard(self, info: MediaInfo) -> AsyncIterator[Event]:
+        """What the windows say, in order, as they are done."""
+        started = self._language is not None
+        if started:
+            yield self._started(info)
+        while not isinstance(step := await self._next(), MediaEnd):
+            events = await self._told(step, info)
+            if not started and self._language:
+                started = True
+                yield self._started(info)
+            for event in events:
+                yield event
+        if not started:
+            yield self._started(info)
+        yield Done(self._transcript(step))
+
+    async def _told(self, step: _Step, info: MediaInfo) -> list[Event]:
+        if isinstance(step, Position):
+            return [Progress(step.at, info.duration)]
+        assert isinstance(step, tuple), "only windows and positions lie between info and end"
+        window, task = step
+        heard = await task
+        return [*self._place(heard, window), Progress(window.end, info.duration)]
 
     async def _next(self) -> _Step:
         step = await self._steps.get()
@@ -142,14 +175,16 @@ class _Hearing:
     async def _step(self, item: Reading) -> _Step:
         if not isinstance(item, Window):
             return item
-        task = asyncio.create_task(self._runner.run(self._unit(item)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._begin(self._run(self._unit(item)))
         if self._language is None:
             await asyncio.wait({task})
             if not task.exception() and task.result().segments:
                 self._language = task.result().language
         return item, task
+
+    async def _run(self, unit: Unit) -> Heard:
+        await self._has_model.wait()
+        return await self._runner.run(unit)
 
     def _unit(self, window: Window) -> Unit:
         decode = Decode(
@@ -162,11 +197,22 @@ class _Hearing:
         )
         return Unit(self._model, window, decode, self._request)
 
-    async def _stop(self, feeding: asyncio.Task[None]) -> None:
-        pending = {feeding, *self._tasks}
-        for task in pending:
+    def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Work that ends with this hearing at the latest."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # one failure ends the hearing; those of its other windows are no news
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _started(self, info: MediaInfo) -> Started:
         return Started(self._listen.task, self._written, info.duration)
@@ -186,16 +232,17 @@ class _Hearing:
             yield placed
 
     def _transcript(self, end: MediaEnd) -> Transcript:
-        warnings = end.warnings + ((self._model.notice,) if self._model.notice else ())
-        for warning in warnings:
-            log.warning("%s: %s", self._model.id, warning)
+        notice = (self._model.notice,) if self._model.notice else ()
+        for level, said in ((logging.WARNING, end.warnings), (logging.INFO, notice)):
+            for warning in said:
+                log.log(level, "%s: %s", self._model.id, warning)
         return Transcript(
             task=self._listen.task,
             language=self._written,
             duration=end.duration,
             segments=tuple(self._segments),
             model=self._model.id,
-            warnings=warnings,
+            warnings=end.warnings + notice,
         )
 
 

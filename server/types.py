@@ -69,6 +69,8 @@ class Listen:
     """0 to 1; 0 is greedy with fallback."""
     words: bool = False
     """Whether times of words are wanted."""
+    keep_alive: float | None = None
+    """Seconds for which the model stays loaded afterwards; -1: for good; None: as configured."""
     audio_track: str | None = None
     """Which audio track: a number counted from 0, or a language tag ("eng"); None: the best one."""
 
@@ -172,6 +174,10 @@ class ModelInfo:
     """What every answer of this model must say (the demo's limits); empty for others."""
     broken: str = ""
     """Why the file cannot be loaded; empty where it can."""
+    sha256: str = ""
+    """Of the whole file, in hex; empty while nobody has computed it."""
+    capabilities: tuple[str, ...] = ()
+    """Of "translate" into English, "diarize" by turns of speakers, "words" with times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +211,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing is heard yet, and this is why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far the media has been transcribed."""
 
@@ -221,4 +234,4 @@ class Done:
     transcript: Transcript
 
 
-Event = Started | Segment | Progress | Done
+Event = Waiting | Started | Segment | Progress | Done

@@ -46,8 +46,8 @@ class Runner(Protocol):
         workers. Cancelling stops the work and frees the worker within that window.
         """
 
-    async def load(self, model: ModelInfo) -> None:
-        """Load the model, if it is not. Raises ModelBroken."""
+    async def load(self, model: ModelInfo, slots: int | None = None) -> None:
+        """Load the model, if it is not, for at most `slots` units at a time. Raises ModelBroken."""
 
     async def unload(self, model: str) -> None:
         """End the model's workers; its memory returns. Running units are run again by the next load."""

@@ -24,7 +24,10 @@ from server.worker import Failed, FromWorker, Loaded, Result, Stop, Work
 log = logging.getLogger(__name__)
 
 _DEATHS = 2
-"""A unit, or a load, that killed this many workers is an error."""
+"""A unit that killed this many workers is an error."""
+
+_LOADS = 3
+"""A model is broken when so many processes have died of loading it."""
 
 _GRACE = 5.0
 """Seconds a worker has to give a unit up when told to; then it is killed."""
@@ -96,8 +99,10 @@ class Runner:
         self._lane(unit.model).add(job)
         return await job.done
 
-    async def load(self, model: ModelInfo) -> None:
-        await self._lane(model).load()
+    async def load(self, model: ModelInfo, slots: int | None = None) -> None:
+        lane = self._lane(model)
+        lane.slots = min(slots or self.slots, self.slots)
+        await lane.load()
 
     async def unload(self, model: str) -> None:
         lane = self._lanes.pop(model, None)
@@ -142,6 +147,7 @@ class _Lane:
     """One model: its pending jobs, and a task for each of its workers."""
 
     def __init__(self, runner: Runner, model: ModelInfo) -> None:
+        self.slots = runner.slots
         self._runner = runner
         self._model = model
         self._turns = _Turns()
@@ -157,7 +163,7 @@ class _Lane:
     def add(self, job: _Job) -> None:
         self._turns.put(job)
         self._pending.release()
-        if len(self._turns) > self._coming and len(self._slots) < self._runner.slots:
+        if len(self._turns) > self._coming and len(self._slots) < self.slots:
             self._grow()
 
     async def load(self) -> None:
@@ -201,7 +207,8 @@ class _Lane:
         except SpeechError as error:
             # Gone before anyone hears of it, so that who asks again gets a new one.
             self._slots.discard(cast(asyncio.Task[None], asyncio.current_task()))
-            if not self._workers:
+            # Another slot may be at work, or just starting: then the jobs are its own.
+            if not self._slots:
                 self._fail(error)
         finally:
             if worker:
@@ -218,17 +225,17 @@ class _Lane:
             self._coming -= 1
 
     async def _start(self) -> _Worker:
-        """A process with the model loaded. Raises ModelBroken when it refuses or dies of it, twice."""
+        """A process with the model loaded. Raises ModelBroken when it refuses, or always dies of it."""
         self._coming += 1
         try:
-            for _ in range(_DEATHS):
+            for _ in range(_LOADS):
                 if self._deaths > 1:
                     await asyncio.sleep(min(_BACK_OFF * 2**self._deaths, _SLOWEST_RESTART))
                 if worker := await self._spawn():
                     return worker
         finally:
             self._coming -= 1
-        raise ModelBroken(f"the model {self._model.id} cannot be loaded: its process died, twice")
+        raise ModelBroken(f"the model {self._model.id} cannot be loaded: its process died each time")
 
     async def _spawn(self) -> _Worker | None:
         child = await Child[FromWorker].spawn(
@@ -245,9 +252,9 @@ class _Lane:
                 case Failed(message):
                     child.kill()
                     raise ModelBroken(message)
-        except ChildGone:
+        except ChildGone as why:
             self._deaths += 1
-            log.warning("a worker died while it loaded %s", self._model.id)
+            log.warning("a worker died while it loaded %s: %s", self._model.id, why)
         except BaseException:
             child.kill()
             raise
@@ -263,8 +270,8 @@ class _Lane:
         self._busy[worker] = job
         try:
             message = await self._exchange(worker, job)
-        except ChildGone:
-            self._lost(job)
+        except ChildGone as why:
+            self._lost(job, why)
             return False
         finally:
             del self._busy[worker]
@@ -281,28 +288,27 @@ class _Lane:
     async def _exchange(self, worker: _Worker, job: _Job) -> FromWorker:
         """The worker's answer. Raises ChildGone where it died, hung, or would not stop when told to."""
         number = next(self._numbers)
-        threads = self._runner.threads_for(len(self._busy) + len(self._turns))
-        answer = asyncio.create_task(worker.child.receive())
+        threads = self._runner.threads_for(min(len(self._busy) + len(self._turns), self.slots))
+        work = Work(number, job.unit.window.pcm, replace(job.unit.decode, threads=threads))
+        answer = asyncio.create_task(_asked(worker.child, work))
         try:
-            await worker.child.send(
-                Work(number, job.unit.window.pcm, replace(job.unit.decode, threads=threads))
-            )
             waiting: set[asyncio.Future[Any]] = {answer, job.done}
             await asyncio.wait(waiting, timeout=self._runner.timeout, return_when=asyncio.FIRST_COMPLETED)
             if job.done.cancelled() and not answer.done():
-                await worker.child.send(Stop(number))
+                stopping = asyncio.create_task(worker.child.send(Stop(number)))
                 await asyncio.wait({answer}, timeout=_GRACE)
+                stopping.cancel()
             if not answer.done():
                 raise ChildGone(f"process {worker.child.pid} does not answer")
             return answer.result()
         finally:
             answer.cancel()
 
-    def _lost(self, job: _Job) -> None:
+    def _lost(self, job: _Job, why: ChildGone) -> None:
         """The worker died of, or during, this job: run it again, once."""
         self._deaths += 1
         job.deaths += 1
-        log.warning("a worker of %s died in window %d", self._model.id, job.unit.window.index)
+        log.warning("a worker of %s died in window %d: %s", self._model.id, job.unit.window.index, why)
         if job.done.done():
             return
         if job.deaths < _DEATHS:
@@ -326,3 +332,8 @@ class _Lane:
             self._loaded.set_exception(error)
             self._loaded.exception()
         self._loaded = asyncio.get_running_loop().create_future()
+
+
+async def _asked(child: Child[FromWorker], work: Work) -> FromWorker:
+    await child.send(work)
+    return await child.receive()

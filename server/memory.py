@@ -1,0 +1,326 @@
+"""What is loaded, what it costs, what must go.
+
+A model loads at its first use and stays for its keep-alive. Before a load, room is made within the budget:
+models whose time has run out go first, then those least recently used. Pinned models stay, and a model in use
+is never taken. Unloading ends worker processes, so all their memory returns.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from server.errors import Leaving, NoMemory
+from server.runners import Residence, Runner
+from server.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.75
+"""Of the machine's memory, or the container's: the budget where none is set."""
+
+FOREVER = -1.0
+"""A keep-alive that never ends."""
+
+_OVERHEAD = 150 << 20
+"""Bytes that a worker takes beside the weights, until it has been measured."""
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def available(limit: Path = _CGROUP) -> int:
+    """Bytes of memory of this machine, or of the container that we run in."""
+    total = psutil.virtual_memory().total
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A model that is loaded, for people to see."""
+
+    model: str
+    engine: str
+    """The engine's description of itself."""
+    since: float
+    """Unix seconds."""
+    memory: int
+    """Bytes that its processes take now."""
+    slots: int
+    """Windows that it may work on at a time."""
+    busy: int
+    queued: int
+    requests: int
+    """Requests that hold it."""
+    expires: float | None
+    """Unix seconds; None: it stays."""
+    pinned: bool
+
+
+@dataclass(eq=False, slots=True)
+class _Holding:
+    """A model that is loaded, or is being."""
+
+    model: ModelInfo
+    loading: asyncio.Task[None]
+    slots: int
+    booked: int
+    """Bytes of the budget that are kept for it."""
+    keep: float
+    since: float
+    used: float
+    requests: int = 0
+    leaving: bool = False
+    """Somebody wants it unloaded: new requests are refused."""
+    going: bool = False
+    """Its processes are being ended: new requests wait until they may load it again."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Memory:
+    """The models in memory. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        budget: int = 0,
+        keep_alive: float = 300.0,
+        keep_alive_of: Mapping[str, float] | None = None,
+        pinned: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`budget` in bytes, 0: a share of the machine's; `keep_alive` in seconds, for all and by model."""
+        self.budget = budget or int(available() * SHARE)
+        self._runner = runner
+        self._keep_alive = keep_alive
+        self._keep_alive_of = dict(keep_alive_of or {})
+        self._pinned = frozenset(pinned)
+        self._clock = clock
+        self._held: dict[str, _Holding] = {}
+        self._making_room = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._reaper: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def using(self, model: ModelInfo, keep_alive: float | None = None) -> AsyncIterator[None]:
+        """The model, loaded, and not taken away within the block.
+
+        `keep_alive`: seconds for which it stays afterwards; -1: for good; None: as configured. Raises
+        NoMemory, ModelBroken, or Leaving while it is being unloaded.
+        """
+        while (holding := self._enter(model)).going:
+            await holding.gone.wait()
+        holding.requests += 1
+        try:
+            await asyncio.shield(holding.loading)
+            yield
+        finally:
+            holding.requests -= 1
+            self._used(holding, keep_alive)
+
+    async def load(self, model: ModelInfo, keep_alive: float | None = None) -> None:
+        """Load the model now, if it is not. Raises as `using`."""
+        async with self.using(model, keep_alive):
+            pass
+
+    async def unload(self, model: str, wait: bool = True) -> bool:
+        """Take the model out of memory once its running requests have ended; new ones are refused until then.
+
+        Whether it was loaded. `wait`: until it is out.
+        """
+        holding = self._held.get(model)
+        if holding is None:
+            return False
+        holding.leaving = True
+        leaving = asyncio.create_task(self._leave(holding))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        if wait:
+            await asyncio.shield(leaving)
+        return True
+
+    async def retire(self, model: str) -> None:
+        """Refuse new requests at once and unload when the running ones end, without waiting for them."""
+        holding = self._held.get(model)
+        await self.unload(model, wait=holding is not None and not holding.requests)
+
+    def loaded(self) -> tuple[Resident, ...]:
+        """The models in memory, by id."""
+        residences = {residence.model: residence for residence in self._runner.loaded()}
+        return tuple(
+            self._resident(self._held[id], residences[id]) for id in sorted(self._held) if id in residences
+        )
+
+    def is_loaded(self, model: str) -> bool:
+        holding = self._held.get(model)
+        return holding is not None and holding.loading.done()
+
+    async def stop(self) -> None:
+        """Take everything out, without waiting for requests."""
+        pending = [*self._leaving, *(holding.loading for holding in self._held.values())]
+        if self._reaper:
+            pending.append(self._reaper)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        await self._runner.stop()
+
+    async def reap(self) -> None:
+        """Unload what has not been used for its keep-alive."""
+        for holding in tuple(self._held.values()):
+            expires = self._expires(holding)
+            if expires is not None and expires <= self._clock() and not holding.requests:
+                await self._take(holding)
+
+    # Holding ------------------------------------------------------------------------------------------
+
+    def _enter(self, model: ModelInfo) -> _Holding:
+        holding = self._held.get(model.id)
+        if holding and holding.leaving:
+            raise Leaving(model.id)
+        if holding is None:
+            now = self._clock()
+            keep = self._keep_alive_of.get(model.id, self._keep_alive)
+            loading = asyncio.create_task(self._load(model))
+            holding = _Holding(model, loading, 0, 0, keep, now, now)
+            self._held[model.id] = holding
+            loading.add_done_callback(_heard)
+            self._reaper = self._reaper or asyncio.create_task(self._reap_for_ever())
+        return holding
+
+    async def _load(self, model: ModelInfo) -> None:
+        holding = self._held[model.id]
+        try:
+            async with self._making_room:
+                holding.slots = await self._room_for(model)
+                holding.booked = holding.slots * _estimate(model)
+            await self._runner.load(model, holding.slots)
+            measured = max(_size(self._residence(model.id)), 1)
+            holding.booked = holding.slots * measured
+            log.info("loaded %s: %s a slot, %d slots", model.id, megabytes(measured), holding.slots)
+        except BaseException:
+            await self._runner.unload(model.id)
+            self._held.pop(model.id, None)
+            raise
+
+    def _residence(self, model: str) -> Residence:
+        return next(residence for residence in self._runner.loaded() if residence.model == model)
+
+    async def _room_for(self, model: ModelInfo) -> int:
+        """Slots that the model may have, after others have gone if they must. Raises NoMemory."""
+        one = _estimate(model)
+        await self.reap()
+        for holding in sorted(self._held.values(), key=lambda holding: holding.used):
+            if self._free() >= one:
+                break
+            if self._may_go(holding):
+                log.info("unloading %s to make room for %s", holding.model.id, model.id)
+                await self._take(holding)
+        if self._free() < one:
+            raise NoMemory(
+                f"the model {model.id} needs about {megabytes(one)}; of the budget of "
+                f"{megabytes(self.budget)} only {megabytes(max(self._free(), 0))} are free, and the other "
+                "models are in use or pinned"
+            )
+        return max(1, min(self._runner.slots, self._free() // one))
+
+    def _free(self) -> int:
+        return self.budget - sum(holding.booked for holding in self._held.values())
+
+    def _may_go(self, holding: _Holding) -> bool:
+        return not holding.requests and holding.booked > 0 and holding.model.id not in self._pinned
+
+    # Leaving ------------------------------------------------------------------------------------------
+
+    def _used(self, holding: _Holding, keep_alive: float | None) -> None:
+        holding.used = self._clock()
+        if keep_alive is not None:
+            holding.keep = keep_alive
+        self._changed.set()
+
+    async def _leave(self, holding: _Holding) -> None:
+        while holding.requests:
+            self._changed.clear()
+            await self._changed.wait()
+        await self._take(holding)
+
+    async def _take(self, holding: _Holding) -> None:
+        """Out of memory; until its processes have ended nobody may begin to use it."""
+        if holding.going:
+            await holding.gone.wait()
+            return
+        holding.going = True
+        try:
+            await self._runner.unload(holding.model.id)
+        finally:
+            self._held.pop(holding.model.id, None)
+            holding.gone.set()
+
+    async def _reap_for_ever(self) -> None:
+        while True:
+            soonest = min(
+                (expires for holding in self._held.values() if (expires := self._expires(holding))),
+                default=None,
+            )
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(None if soonest is None else max(0.0, soonest - self._clock())):
+                    await self._changed.wait()
+            except TimeoutError:
+                await self.reap()
+
+    def _expires(self, holding: _Holding) -> float | None:
+        """When it goes if nobody uses it; None while it is in use, or for good."""
+        if holding.requests or holding.keep < 0 or holding.model.id in self._pinned:
+            return None
+        return holding.used + holding.keep
+
+    def _resident(self, holding: _Holding, residence: Residence) -> Resident:
+        return Resident(
+            model=holding.model.id,
+            engine=residence.engine,
+            since=holding.since,
+            memory=_size(residence),
+            slots=holding.slots,
+            busy=residence.busy,
+            queued=residence.queued,
+            requests=holding.requests,
+            expires=self._expires(holding),
+            pinned=holding.model.id in self._pinned,
+        )
+
+
+def _heard(loading: asyncio.Task[None]) -> None:
+    """A load that failed after all who waited for it have left is no news."""
+    if not loading.cancelled():
+        loading.exception()
+
+
+def _estimate(model: ModelInfo) -> int:
+    """Bytes of one worker, before anybody has seen one."""
+    return model.size + _OVERHEAD
+
+
+def _size(residence: Residence) -> int:
+    """Resident bytes of its processes."""
+    total = 0
+    for process in residence.processes:
+        try:
+            total += psutil.Process(process).memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def megabytes(size: int) -> str:
+    """Bytes for people: 3,094 MB."""
+    return f"{size / 1e6:,.0f} MB"
