@@ -1,4 +1,4 @@
-"""Configuration in, ASGI application out. What this port answers is listed in `dialects/`, one file each."""
+"""Services in, ASGI application out. What this port answers is listed in `dialects/`, one file each."""
 
 import contextlib
 import logging
@@ -11,24 +11,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server import dialects
-from server.config import Config
+from server.guard import Guard
 from server.hangup import Hangup
-from server.services import running
+from server.services import Services
 
 log = logging.getLogger(__name__)
 
 
-def build(config: Config) -> Starlette:
-    """The application; its lifespan starts and ends the services."""
+def build(services: Services) -> Starlette:
+    """The application over running services."""
+    config = services.config
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        async with running(config) as services:
-            yield {"services": services}
+        yield {"services": services}
 
     return Starlette(
         routes=dialects.routes(),
-        middleware=[Middleware(Hangup)],
+        middleware=[
+            Middleware(Hangup),
+            Middleware(Guard, hosts=(config.host, *config.allowed_hosts)),
+        ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
         lifespan=lifespan,
     )

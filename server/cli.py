@@ -1,31 +1,29 @@
-"""The `whisperd` command: serve, transcribe, doctor."""
+"""The `whisperd` command: serve, transcribe, models, doctor."""
 
 import asyncio
 import inspect
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 import typer
-import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from server import __version__, client, config, doctor, formats, serve
+from server import __version__, cli_models, client, config, doctor, formats, serve
 from server.config import Config, ConfigError
 from server.errors import SpeechError
 from server.languages import code as language_code
 from server.services import running
 from server.spool import Spool, on_disk, spooled
+from server.terminal import ConfigFile, Data, Folder, Url, err, run
 from server.types import Done, Event, Listen, Segment, Started, Transcript
 from server.types import Progress as Position
-
-Result = TypeVar("Result")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,9 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-err = Console(stderr=True)
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see config.yaml.")]
+app.add_typer(cli_models.app)
 
 
 def main() -> None:
@@ -106,7 +102,7 @@ def serve_command(config_file: ConfigFile = None, **flags: Any) -> None:
     settings = config.read(
         config_file, flags={key: value for key, value in flags.items() if value not in (None, [])}
     )
-    _run(serve.serve(settings))
+    run(serve.serve(settings))
 
 
 # transcribe -------------------------------------------------------------------------------------------
@@ -126,10 +122,10 @@ def transcribe_command(
     audio_track: Annotated[
         str | None, typer.Option(help='Audio track: a number from 0, or a language ("eng").')
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this whisperd instead of working here.")] = None,
+    url: Url = None,
     config_file: ConfigFile = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
-    models: Annotated[Path | None, typer.Option(help="Folder of models.")] = None,
+    data: Data = None,
+    models: Folder = None,
 ) -> None:
     """Write down what is said in a media file; no server needed.
 
@@ -153,7 +149,7 @@ def transcribe_command(
     settings = config.read(config_file, flags={"data": data, "models": models, "readers": 1})
     # Its warnings stand in the transcript and are shown with it.
     logging.getLogger("server").setLevel(logging.ERROR)
-    transcript = _run(_transcribe(settings, file, listen, url))
+    transcript = run(_transcribe(settings, file, listen, url))
     _write(transcript, format, words, output)
     for warning in transcript.warnings:
         err.print(f"whisperd: {warning}", style="yellow", markup=False, highlight=False)
@@ -231,19 +227,12 @@ def _write(transcript: Transcript, format: str, words: bool, output: Path | None
 @app.command("doctor")
 def doctor_command(
     config_file: ConfigFile = None,
-    data: Annotated[Path | None, typer.Option(help="Data folder.")] = None,
-    models: Annotated[Path | None, typer.Option(help="Folder of models.")] = None,
+    data: Data = None,
+    models: Folder = None,
     model: Annotated[str, typer.Option(help="Model for the self-test.")] = "",
 ) -> None:
     """Say what is installed, what this machine offers, and whether it all works."""
     settings = config.read(config_file, flags={"data": data, "models": models, "demo": "auto"})
     logging.getLogger("server").setLevel(logging.ERROR)
-    if not _run(doctor.examine(settings, model, Console())):
+    if not run(doctor.examine(settings, model, Console())):
         raise SystemExit(1)
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None

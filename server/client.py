@@ -1,17 +1,24 @@
-"""A transcription by another whisperd: the same events, over HTTP."""
+"""Another whisperd, over HTTP: its transcriptions as the same events, and its models."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.parse import quote
 
 import httpx
 import httpx_sse
 import msgspec
 
 from server.errors import SpeechError, WorkFailed
+from server.pull import Pulling
 from server.types import Done, Event, Listen, Segment, Started, Transcript, Word
+
+Document = dict[str, Any]
+"""A model as the API tells it."""
+
+_TIMEOUT = httpx.Timeout(30, read=600)
 
 
 async def transcribe(url: str, media: Path | BinaryIO, listen: Listen) -> AsyncGenerator[Event]:
@@ -19,7 +26,7 @@ async def transcribe(url: str, media: Path | BinaryIO, listen: Listen) -> AsyncG
     transcript = Transcript(listen.task, "", 0.0, (), listen.model)
     async with contextlib.AsyncExitStack() as stack:
         file = stack.enter_context(media.open("rb")) if isinstance(media, Path) else _Pipe(media)
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=httpx.Timeout(30, read=600)))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=_TIMEOUT))
         name = media.name if isinstance(media, Path) else "media"
         try:
             answer = await stack.enter_async_context(
@@ -39,11 +46,21 @@ async def transcribe(url: str, media: Path | BinaryIO, listen: Listen) -> AsyncG
                     transcript = _with(transcript, made)
                     yield made
                 elif event.event == "ok":
-                    yield Done(transcript)
+                    yield Done(_summed_up(transcript, event.json()))
                     return
         except httpx.HTTPError as error:
             raise WorkFailed(f"{url}: {error or type(error).__name__}") from error
         raise WorkFailed(f"{url}: the stream broke off")
+
+
+def _summed_up(transcript: Transcript, summary: dict[str, Any]) -> Transcript:
+    return replace(
+        transcript,
+        language=summary["language"],
+        duration=summary["duration"],
+        model=summary["model"],
+        warnings=tuple(summary["warnings"]),
+    )
 
 
 class _Pipe:
@@ -103,3 +120,65 @@ def _with(transcript: Transcript, event: Started | Segment) -> Transcript:
         segments=(*transcript.segments, event),
         duration=max(transcript.duration, event.end),
     )
+
+
+class Models:
+    """The models of the server at `url` (`http://host:port`), as objects of its /v1/models."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    async def all(self, available: bool) -> list[Document]:
+        """What is installed, and with `available` also what the catalogue has beyond it."""
+        answer = await self._ask("GET", "/v1/models", {"available": str(available).lower()})
+        return cast(list[Document], answer["data"])
+
+    async def one(self, id: str) -> Document:
+        return await self._ask("GET", _path(id))
+
+    async def delete(self, id: str) -> str:
+        """The id of the model, which is gone, when it is."""
+        return str((await self._ask("DELETE", _path(id)))["id"])
+
+    async def pull(self, path: str, repo: str | None) -> AsyncGenerator[Pulling | Document]:
+        """How far the download is, then the model."""
+        wanted = {"path": path, "repo": repo}
+        async with _session(self._url) as http:
+            answer = httpx_sse.aconnect_sse(
+                http, "POST", self._url + "/v1/models", params={"stream": "true"}, json=wanted
+            )
+            async with answer as source:
+                await _check(source.response)
+                async for event in source.aiter_sse():
+                    match event.event:
+                        case "progress":
+                            yield msgspec.convert({"path": path, **event.json()}, Pulling)
+                        case "ok":
+                            yield event.json()
+                            return
+                        case "error":
+                            raise SpeechError(event.json())
+        raise WorkFailed(f"{self._url}: the stream broke off")
+
+    async def _ask(self, method: str, path: str, query: dict[str, str] | None = None) -> Document:
+        async with _session(self._url) as http:
+            answer = await http.request(method, self._url + path, params=query)
+            await _check(answer)
+            try:
+                return cast(Document, answer.json())
+            except ValueError as error:
+                raise WorkFailed(f"{self._url}: the answer is no JSON; is this a whisperd?") from error
+
+
+def _path(id: str) -> str:
+    return f"/v1/models/{quote(id, safe='')}"
+
+
+@contextlib.asynccontextmanager
+async def _session(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the server at `url` whose failures have a sentence."""
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT) as http:
+            yield http
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise WorkFailed(f"{url}: {error or type(error).__name__}") from error

@@ -4,13 +4,16 @@ A bad field refuses at once, before the rest of a large file has come. Files go 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from server.errors import BadField, BadRequest, MissingField, TooLarge, TooSlow
@@ -19,6 +22,14 @@ from server.spool import Spool
 _LARGEST_FIELD = 1 << 16
 _MOST_FIELDS = 64
 _FORM = b"multipart/form-data"
+_URLENCODED = b"application/x-www-form-urlencoded"
+_JSON = b"application/json"
+
+_SMALL = 1 << 16
+"""Bytes of a body that has no file in it."""
+
+_TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+"""What Go's ParseBool takes, any case."""
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -30,6 +41,8 @@ class _Part:
     headers: dict[bytes, bytes] = field(default_factory=dict)
     name: str = ""
     is_file: bool = False
+    is_unknown: bool = False
+    """Something that we have no use for, a file under another name, say: it is dropped as it comes."""
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -46,12 +59,14 @@ class Form(Generic[Asked]):
         self._spool = spool
         self._check = check
         self._file_field = file_field
+        self._known = {file_field, *type(asked).model_fields}
         self._seen: set[str] = set()
         self._file_seen = False
         self._part = _Part()
         self._header = (bytearray(), bytearray())
         self._happened: list[Callable[[], None] | bytes] = []
         self._ended = False
+        self._parts = 0
 
     async def read(self, request: Request, *, largest: int, grace: float, rate: float) -> Asked:
         """All fields, once the whole body is here and the file lies complete in the spool.
@@ -62,7 +77,11 @@ class Form(Generic[Asked]):
         if declared > largest + _MOST_FIELDS * _LARGEST_FIELD:
             raise TooLarge(f"the body is larger than {largest:,} bytes, the most this server takes")
         parser = self._parser(request)
+        received = 0
         async for chunk in paced(request.stream(), grace, rate):
+            received += len(chunk)
+            if received > largest + _MOST_FIELDS * _LARGEST_FIELD:
+                raise TooLarge(f"the body is larger than {largest:,} bytes, the most this server takes")
             try:
                 parser.write(chunk)
             except FormParserError as error:
@@ -110,6 +129,9 @@ class Form(Generic[Asked]):
 
     def _reset(self) -> None:
         self._part = _Part()
+        self._parts += 1
+        if self._parts > _MOST_FIELDS:
+            raise BadRequest(f"the form has more than {_MOST_FIELDS} fields")
 
     def _end_header(self) -> None:
         name, value = bytes(self._header[0]).lower(), bytes(self._header[1])
@@ -121,27 +143,30 @@ class Form(Generic[Asked]):
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self._part.name = name.removesuffix("[]")
         self._part.is_file = name == self._file_field and b"filename" in options
+        self._part.is_unknown = not self._part.is_file and self._part.name not in self._known
         if self._part.is_file:
             self._once(name, self._file_seen)
             self._file_seen = True
 
     def _extend(self, data: bytes) -> None:
+        if self._part.is_unknown:
+            return
         self._part.data += data
         if len(self._part.data) > _LARGEST_FIELD:
             raise BadField(f"the field is larger than {_LARGEST_FIELD:,} bytes", self._part.name[:80])
 
     def _finish(self) -> None:
         part = self._part
-        if part.is_file:
+        if part.is_file or part.is_unknown:
             return
         if part.name == self._file_field:
             raise BadField("file: must be a file with a filename, not a text field", part.name)
-        if part.name not in type(self._asked).model_fields:
-            return
         many = isinstance(getattr(self._asked, part.name), tuple)
         self._once(part.name, part.name in self._seen and not many)
         self._seen.add(part.name)
         value = part.data.decode("utf-8", "replace")
+        if not value:
+            return  # an empty field of a web form
         put(self._asked, part.name, (*getattr(self._asked, part.name), value) if many else value)
         self._check(self._asked)
 
@@ -153,13 +178,94 @@ class Form(Generic[Asked]):
         self._ended = True
 
 
+def query_flag(request: Request, name: str) -> bool | None:
+    """A flag of the query; None where it is absent."""
+    value = request.query_params.get(name)
+    if value is None:
+        return None
+    if value.lower() not in _TRUTH:
+        raise BadField(f'{name}: "{value[:40]}" is neither true nor false', name)
+    return _TRUTH[value.lower()]
+
+
+async def small(request: Request, asked: type[Asked], *, grace: float, rate: float) -> Asked:
+    """The fields of a small body without a file, be it JSON, a multipart form or a urlencoded one.
+
+    Unknown fields are ignored. `grace` and `rate`: as for `Form.read`. Raises BadRequest.
+    """
+    body = bytearray()
+    async for chunk in paced(request.stream(), grace, rate):
+        body += chunk
+        if len(body) > _SMALL:
+            raise TooLarge(f"the body is larger than {_SMALL:,} bytes")
+    fields: dict[str, Any] = {}
+    for name, value in await _pairs(request, bytes(body)):
+        if name in fields:
+            raise BadField(f"{name[:80]}: the field was sent twice", name[:80])
+        fields[name] = value
+    return _checked(asked, fields)
+
+
+async def _pairs(request: Request, body: bytes) -> list[tuple[str, Any]]:
+    """The fields as they were sent, in order."""
+    if not body:
+        return []
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    try:
+        if kind == _JSON:
+            return _json(body)
+        if kind == _URLENCODED:
+            return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+        if kind == _FORM:
+            return await _multipart(request, body, options.get(b"boundary", b""))
+    except (ValueError, RecursionError, MultiPartException) as error:
+        raise BadRequest(f"the body cannot be read: {error}") from error
+    raise BadRequest(f"the body must be JSON or a form, not {kind.decode('latin-1')[:80] or 'unnamed'!a}")
+
+
+def _json(body: bytes) -> list[tuple[str, Any]]:
+    """The pairs of a JSON object; of objects inside it nobody asks here."""
+    pairs = json.loads(body.decode(), object_pairs_hook=_Pairs)
+    if not isinstance(pairs, _Pairs):
+        raise ValueError("it is no JSON object")
+    return pairs
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it was written."""
+
+
+async def _multipart(request: Request, body: bytes, boundary: bytes) -> list[tuple[str, Any]]:
+    async def whole() -> AsyncGenerator[bytes]:
+        yield body
+
+    form = await MultiPartParser(request.headers, whole(), max_files=0, max_fields=_MOST_FIELDS).parse()
+    if b"--" + boundary + b"--" not in body:
+        raise ValueError("it breaks off before its end")
+    return list(form.multi_items())
+
+
+def _checked(asked: type[Asked], fields: dict[str, Any]) -> Asked:
+    try:
+        return asked.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise MissingField(f"{name}: Field required", name) from error
+        raise BadField(f"{name}: {_reason(error)}", name) from error
+
+
+def _reason(error: ValidationError) -> str:
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
 def put(asked: BaseModel, name: str, value: Any) -> None:
     """Set a field, checked by its pydantic type. Raises BadField with the field's name and what it takes."""
     try:
         setattr(asked, name, value)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise BadField(f"{name}: {reason}", name) from error
+        raise BadField(f"{name}: {_reason(error)}", name) from error
 
 
 async def paced(chunks: AsyncIterator[bytes], grace: float, rate: float) -> AsyncIterator[bytes]:

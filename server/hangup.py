@@ -8,6 +8,9 @@ import asyncio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server import dialects
+from server.errors import Stopping
+
 _LINGER = 1.0
 _LINGER_BYTES = 1 << 24
 """How long, and how much, of an unwanted body is still read: a client that is writing when the connection is
@@ -29,6 +32,11 @@ class Hangup:
         listening = asyncio.ensure_future(body.listen())
         try:
             await asyncio.wait({answering, listening}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The server is being stopped and has waited for us long enough.
+            if body.answered:
+                raise
+            await dialects.refusal(Stopping())(scope, receive, send)
         finally:
             left = not answering.done()
             answering.cancel()
@@ -45,6 +53,8 @@ class _Body:
         self._receive = receive
         self._messages: asyncio.Queue[Message] = asyncio.Queue(1)
         self._complete = False
+        self.answered = False
+        """Whether the answer has begun."""
         self.next = self._messages.get
 
     async def listen(self) -> None:
@@ -62,6 +72,7 @@ class _Body:
 
         async def wrapped(message: Message) -> None:
             nonlocal early
+            self.answered = True
             if message["type"] == "http.response.start" and not self._complete:
                 early = True
                 MutableHeaders(scope=message)["connection"] = "close"

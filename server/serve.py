@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import httpx
 import uvicorn
 from rich.console import Console
+from starlette.applications import Starlette
 
-from server import app, models
+from server import app, models, services
 from server.config import Config
 from server.errors import SpeechError
 
@@ -27,22 +29,31 @@ async def serve(config: Config) -> None:
     )
     # httpx tells each request at level info; those are our own start-up check.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Services start before the port answers, and what keeps them from it is one sentence, not a traceback.
     with _listening(config) as listening:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app.build(config),
-                http="httptools",
-                lifespan="on",
-                log_config=None,
-                log_level=config.log_level,
-                timeout_graceful_shutdown=10,
-            )
+        async with services.running(config) as serving:
+            await _serve(config, app.build(serving), listening)
+
+
+async def _serve(config: Config, application: Starlette, listening: socket.socket) -> None:
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            log_level=config.log_level,
+            timeout_graceful_shutdown=10,
         )
-        showing = asyncio.create_task(_show(server, config, f"http://{_address(listening)}"))
-        try:
-            await server.serve(sockets=[listening])
-        finally:
-            showing.cancel()
+    )
+    # uvicorn ends by raising the signal again that ended it; by then it has been obeyed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    showing = asyncio.create_task(_show(server, config, f"http://{_address(listening)}"))
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        showing.cancel()
 
 
 def _listening(config: Config) -> socket.socket:
@@ -71,11 +82,8 @@ async def _show(server: uvicorn.Server, config: Config, url: str) -> None:
     clip = clip_path()
     if not clip:
         return
-    store = models.Models(
-        config.model_folder, models.bundled(), default=config.default_model, demo=config.demo
-    )
     try:
-        model = store.find(None)
+        model = services.store(config).find(None)
     except SpeechError as error:
         out.print(f"[yellow]{error}[/]")
         return

@@ -8,6 +8,8 @@ import pytest
 
 from tests.serving import Server, serving
 
+pytest_plugins = ("tests.hub",)
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

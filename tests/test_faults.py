@@ -102,7 +102,7 @@ def multipart(media: bytes, extra: bytes = b"") -> tuple[bytes, bytes]:
         + b"--x--\r\n"
     )
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
     return head, body
@@ -172,7 +172,7 @@ def test_a_body_that_stops_coming_is_refused(own: Server) -> None:
 def test_a_bad_field_refuses_before_the_file_has_come(own: Server) -> None:
     field = b'--x\r\nContent-Disposition: form-data; name="response_format"\r\n\r\nxml\r\n'
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         "Content-Length: 9000000\r\n\r\n"
     )
     with connect(own) as connection:
@@ -187,14 +187,19 @@ def test_a_bad_field_refuses_before_the_file_has_come(own: Server) -> None:
 class Endless:
     """Three gigabytes that take no memory; counts what was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: bytes = b"", piece: bytes = b"\0" * (1 << 16)) -> None:
         self.sent = 0
+        self._start = start or (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        )
+        self._piece = piece
 
     def __iter__(self) -> Iterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        if self._piece[:1] == b"\0" or not self._piece.startswith(b"--x"):
+            yield self._start
         while self.sent < 3 * 10**9:
-            self.sent += 1 << 16
-            yield b"\0" * (1 << 16)
+            self.sent += len(self._piece)
+            yield self._piece
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -296,6 +301,22 @@ def test_a_stream_says_that_the_server_is_being_stopped(tmp_path: Path, stream: 
     assert "[DONE]" not in rest
 
 
+def test_a_plain_request_is_told_that_the_server_is_being_stopped(tmp_path: Path) -> None:
+    """It had its ten seconds."""
+    head, body = multipart(MEDIA)
+    with serving(tmp_path, "--slots", "1") as server:
+        with connect(server) as connection:
+            connection.sendall(head + body)
+            until(lambda: not quiet(server))
+            for child in server.children("server.worker"):
+                child.suspend()
+            server.process.terminate()
+            answer = answer_of(connection)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"the server is being stopped" in answer
+    assert "Traceback" not in server.log
+
+
 def test_a_stopped_server_ends_its_children(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         children = server.children()
@@ -349,3 +370,32 @@ def test_playlists_and_scripts_open_nothing(own: Server, tmp_path: Path) -> None
                 assert "weather" not in answer.text
         with pytest.raises(TimeoutError):
             trap.accept()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a" * 60_000, "会議を始めます" * 8_000, "word " * 12_000, "\N{PILE OF POO}" * 9_000, "\0<|en|>\n"],
+)
+def test_a_long_prompt_does_no_harm(own: Server, prompt: str) -> None:
+    data = {"language": "en", "prompt": prompt[:16_000] if ord(prompt[0]) > 127 else prompt}
+    workers = {child.pid for child in own.children("server.worker")}
+    with own.client(timeout=20) as client:
+        answer = client.post(PATH, files={"file": ("a.wav", CLIP)}, data=data)
+        assert answer.status_code == 200
+        assert clip_works(client)
+    assert workers <= {child.pid for child in own.children("server.worker")}
+
+
+def test_a_body_without_end_is_refused(own: Server) -> None:
+    """The limit counts what comes, not what was announced: text fields, and what follows the form's end."""
+    field = b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\n' + b"y" * 60_000 + b"\r\n"
+    _, whole = multipart(CLIP)
+    for start, piece in ((b"", field), (whole, b"z" * 60_000)):
+        body = Endless(start, piece)
+        with own.client() as client:
+            headers = {"content-type": "multipart/form-data; boundary=x"}
+            answer = client.post(PATH, content=iter(body), headers=headers)
+            assert answer.status_code in (400, 413)
+            assert body.sent < 200_000_000
+    with own.client() as client:
+        assert clip_works(client)

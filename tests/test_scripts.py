@@ -272,6 +272,7 @@ def test_the_tests_leave_out_slow_ones_unless_asked_for(checkout: Checkout, tmp_
 def test_ci_runs_everything_and_ends_with_pytests_last_line(checkout: Checkout, tmp_path: Path) -> None:
     passed = checkout.run(".ci/run", cwd=tmp_path, env={"CI": "true"})
     assert passed.stdout.splitlines() == [
+        "pytest in a clone --quiet tests/test_layout.py",
         "pytest in a clone -m not slow",
         "pytest in a clone -m not slow -m slow",
     ]

@@ -31,7 +31,13 @@ _STATUS: dict[type[errors.SpeechError], int] = {
     errors.ModelNotFound: 404,
     errors.ModelBroken: 500,
     errors.Busy: 503,
+    errors.NoMemory: 507,
     errors.NoSpace: 507,
+    errors.NotWritable: 500,
+    errors.PullFailed: 502,
+    errors.Gated: 403,
+    errors.NotAtSource: 404,
+    errors.NotAModel: 400,
     errors.WorkFailed: 500,
 }
 
@@ -46,7 +52,14 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.UnsupportedLanguage: "unsupported_language",
     errors.ModelBroken: "model_broken",
     errors.Busy: "server_busy",
+    errors.NoMemory: "no_memory",
     errors.NoSpace: "disk_full",
+    errors.NotWritable: "read_only",
+    errors.HubUnreachable: "hub_unreachable",
+    errors.Gated: "gated",
+    errors.NotAtSource: "model_not_found",
+    errors.ChecksumMismatch: "checksum_mismatch",
+    errors.NotAModel: "not_a_model",
 }
 
 

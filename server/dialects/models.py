@@ -1,38 +1,289 @@
-"""/v1/models, for go-whisper (key `models`) and OpenAI (key `data`) at once: the same objects under both."""
+"""/v1/models, for go-whisper (key `models`) and OpenAI (key `data`) at once: the same objects under both.
 
-from typing import Any
+Models are listed, pulled, loaded, unloaded and deleted here.
+"""
 
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine
+from contextlib import AsyncExitStack, aclosing
+from typing import Annotated, Any
+
+from pydantic import BaseModel, StringConstraints
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from server import catalogue, errors, fields, sse
+from server.catalogue import Entry
+from server.config import KeepAlive
 from server.dialects import services, v1
+from server.memory import Resident
+from server.pull import Pulling
+from server.services import Services
 from server.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+Pulled = Pulling | ModelInfo
+
+
+class Wanted(BaseModel):
+    """What is to be pulled."""
+
+    path: Annotated[str, StringConstraints(min_length=1)]
+    repo: str | None = None
+
+
+class Keep(BaseModel):
+    """How a model is to be loaded."""
+
+    keep_alive: KeepAlive | None = None
+
+
+# Listing ----------------------------------------------------------------------------------------------
 
 
 @v1
 async def installed(request: Request) -> Response:
-    models = [_model(info) for info in services(request).models.installed()]
-    return JSONResponse({"object": "list", "data": models, "models": models})
+    serving = services(request)
+    residents = _residents(serving)
+    models = [document(info, residents.get(info.id)) for info in serving.models.installed()]
+    if fields.query_flag(request, "available"):
+        here = {model["id"] for model in models}
+        models += [offer(entry) for entry in catalogue.entries() if entry.id not in here]
+    return _list(models)
 
 
 @v1
 async def one(request: Request) -> Response:
-    return JSONResponse(_model(services(request).models.find(request.path_params["id"])))
+    serving = services(request)
+    info = serving.models.named(_id(request))
+    return JSONResponse(document(info, _residents(serving).get(info.id)))
 
 
-def _model(info: ModelInfo) -> dict[str, Any]:
-    """`created` is an integer: go-whisper's client cannot read a fraction."""
-    fields: dict[str, Any] = {
+@v1
+async def loaded(request: Request) -> Response:
+    return _list([_resident(resident) for resident in services(request).memory.loaded()])
+
+
+def document(info: ModelInfo, resident: Resident | None = None) -> dict[str, Any]:
+    """A model file as the API tells it. `created` is whole: go-whisper's client cannot read a fraction."""
+    broken = {"broken": info.broken} if info.broken else {}
+    return {
         "id": info.id,
         "object": "model",
+        "path": info.path.name,
         "created": info.created,
         "owned_by": "whisperd",
-        "path": info.path.name,
+        "installed": True,
         "size": info.size,
+        "sha256": info.sha256 or None,
+        "engine": info.engine,
         "languages": info.languages,
+        "capabilities": _capabilities(info.capabilities),
+        "loaded": resident is not None,
+        "memory": resident.memory if resident else None,
+    } | broken
+
+
+def offer(entry: Entry) -> dict[str, Any]:
+    """A model of the catalogue that is not here, in the same form."""
+    return {
+        "id": entry.id,
+        "object": "model",
+        "path": entry.path,
+        "created": 0,
+        "owned_by": entry.repo.partition("/")[0],
+        "installed": False,
+        "size": entry.size,
+        "sha256": None,
+        "engine": None,
+        "languages": entry.languages,
+        "capabilities": _capabilities(entry.capabilities),
+        "loaded": False,
+        "memory": None,
+        "memory_needed": entry.memory,
+        "repo": entry.repo,
+        "licence": entry.licence,
     }
-    return fields | ({"broken": info.broken} if info.broken else {})
 
 
-ROUTES = [Route("/v1/models", installed), Route("/v1/models/{id:path}", one)]
+def _capabilities(able: Collection[str]) -> dict[str, bool]:
+    return {name: name in able for name in ("translate", "diarize", "words")}
+
+
+def _resident(resident: Resident) -> dict[str, Any]:
+    """Times are whole seconds, as in `created`."""
+    return {
+        "id": resident.model,
+        "object": "model",
+        "engine": resident.engine,
+        "since": int(resident.since),
+        "memory": resident.memory,
+        "slots": resident.slots,
+        "busy": resident.busy,
+        "queued": resident.queued,
+        "requests": resident.requests,
+        "expires": None if resident.expires is None else int(resident.expires),
+        "pinned": resident.pinned,
+    }
+
+
+def _residents(serving: Services) -> dict[str, Resident]:
+    return {resident.model: resident for resident in serving.memory.loaded()}
+
+
+def _list(objects: list[dict[str, Any]]) -> Response:
+    return JSONResponse({"object": "list", "data": objects, "models": objects})
+
+
+def _id(request: Request) -> str:
+    """The model's name in the path; an empty one would mean the default model."""
+    if name := request.path_params["id"]:
+        return str(name)
+    raise errors.ModelNotFound("the address ends before the model's id")
+
+
+# Loading ----------------------------------------------------------------------------------------------
+
+
+@v1
+async def load(request: Request) -> Response:
+    serving = services(request)
+    keep = await _small(request, Keep)
+    info = serving.models.find(_id(request))
+    await serving.memory.load(info, keep.keep_alive)
+    return JSONResponse(document(info, _residents(serving).get(info.id)))
+
+
+@v1
+async def unload(request: Request) -> Response:
+    """A model that is loaded goes also where its file has gone before it."""
+    serving = services(request)
+    id = _id(request)
+    if id not in _residents(serving):
+        id = serving.models.find(id).id
+    await serving.memory.unload(id)
+    return JSONResponse({"id": id, "object": "model", "loaded": False})
+
+
+async def _small(request: Request, asked: type[fields.Asked]) -> fields.Asked:
+    limits = services(request).config
+    return await fields.small(request, asked, grace=limits.upload_grace, rate=limits.upload_rate)
+
+
+# Pulling ----------------------------------------------------------------------------------------------
+
+
+@v1
+async def pull(request: Request) -> Response:
+    """Leaving does not stop a download: other clients may wait for it, and nobody wants half of one."""
+    serving = services(request)
+    streamed = fields.query_flag(request, "stream")
+    wanted = await _small(request, Wanted)
+    here = serving.pulls.find(wanted.path, wanted.repo)
+    async with AsyncExitStack() as stack:
+        pulled: AsyncGenerator[Pulled] = _only(here) if here else serving.pulls.pull(wanted.path, wanted.repo)
+        await stack.enter_async_context(aclosing(pulled))
+        if streamed:
+            begun = await stack.enter_async_context(aclosing(_begun(pulled)))
+            first = await stack.enter_async_context(sse.first(begun))
+            stream = sse.stream(sse.resumed(first, begun), _events, go_whisper=True)
+            return sse.Held(stream, stack.pop_all())
+        return JSONResponse(document(await _last(pulled)), 200 if here else 201)
+
+
+async def _only(info: ModelInfo) -> AsyncGenerator[Pulled]:
+    yield info
+
+
+async def _begun(pulled: AsyncIterator[Pulled]) -> AsyncGenerator[Pulled]:
+    """From where the hub has told how large the file is: what it refuses, it has refused by then."""
+    async for item in pulled:
+        if isinstance(item, ModelInfo) or item.total:
+            yield item
+
+
+async def _last(pulled: AsyncIterator[Pulled]) -> ModelInfo:
+    async for item in pulled:
+        if isinstance(item, ModelInfo):
+            return item
+    raise AssertionError("a pull ends with its model")
+
+
+async def _events(pulled: AsyncIterator[Pulled]) -> AsyncIterator[ServerSentEvent]:
+    """ping, progress…, ok or error."""
+    yield sse.event("ping")
+    try:
+        async for item in pulled:
+            match item:
+                case Pulling():
+                    yield sse.event("progress", _progress(item))
+                case ModelInfo():
+                    yield sse.event("ok", document(item))
+    except errors.SpeechError as error:
+        yield sse.event("error", str(error))
+
+
+def _progress(pulling: Pulling) -> dict[str, Any]:
+    """Bytes, bytes per second, seconds; whole ones, for clients that read integers."""
+    return {
+        "status": pulling.status,
+        "total": pulling.total,
+        "completed": pulling.completed,
+        "speed": round(pulling.speed),
+        "remaining": None if pulling.remaining is None else round(pulling.remaining),
+    }
+
+
+# Deleting ---------------------------------------------------------------------------------------------
+
+
+@v1
+async def delete(request: Request) -> Response:
+    """New requests are refused at once; those that run keep the file until they end, and so does our answer.
+
+    A client that leaves meanwhile has the model deleted all the same.
+    """
+    serving = services(request)
+    id = serving.models.named(_id(request), aliases=False).id
+    await asyncio.shield(_kept(_delete(serving, id)))
+    return JSONResponse({"id": id, "object": "model", "deleted": True})
+
+
+async def _delete(serving: Services, id: str) -> None:
+    await serving.memory.unload(id)
+    await asyncio.to_thread(serving.models.delete, id)
+    # A request may have come in between.
+    await serving.memory.retire(id)
+
+
+_DELETING: set[asyncio.Task[None]] = set()
+"""Deletions on their way; the event loop itself would forget them."""
+
+
+def _kept(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    _DELETING.add(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(deletion: asyncio.Task[None]) -> None:
+    _DELETING.discard(deletion)
+    if not deletion.cancelled() and (error := deletion.exception()):
+        # Its client may have left.
+        log.warning("a model could not be deleted: %s", error)
+
+
+ROUTES = [
+    Route("/v1/models", installed),
+    Route("/v1/models", pull, methods=["POST"]),
+    Route("/v1/models/loaded", loaded),
+    Route("/v1/models/{id:path}/load", load, methods=["POST"]),
+    Route("/v1/models/{id:path}/unload", unload, methods=["POST"]),
+    Route("/v1/models/{id:path}", one),
+    Route("/v1/models/{id:path}", delete, methods=["DELETE"]),
+]
