@@ -12,10 +12,10 @@ from rich.table import Table
 
 from server import catalogue, client, config, services
 from server.client import Document
+from server.config import Config
 from server.dialects.models import document, offer
 from server.errors import BadRequest, ModelBroken
 from server.memory import megabytes
-from server.models import Models
 from server.pull import Pulling, Pulls
 from server.terminal import ConfigFile, Data, Folder, Url, err, run
 
@@ -50,8 +50,9 @@ class Place(Protocol):
 class _Here:
     """The folders of this machine."""
 
-    def __init__(self, store: Models) -> None:
-        self._store = store
+    def __init__(self, settings: Config) -> None:
+        self._store = services.store(settings)
+        self._trusted = settings.trusted_repos
 
     async def all(self, available: bool) -> list[Document]:
         found = [document(info) for info in self._store.installed()]
@@ -66,17 +67,17 @@ class _Here:
         return self._store.delete(id).id
 
     async def pull(self, path: str, repo: str | None) -> AsyncGenerator[Pulling | Document]:
-        async with aclosing(Pulls(self._store).pull(path, repo)) as pulled:
+        async with aclosing(Pulls(self._store, trusted=self._trusted).pull(path, repo)) as pulled:
             async for item in pulled:
                 yield item if isinstance(item, Pulling) else document(item)
 
 
-def _store(config_file: Path | None, data: Path | None, folder: Path | None) -> Models:
-    return services.store(config.read(config_file, flags={"data": data, "models": folder}))
+def _settings(config_file: Path | None, data: Path | None, folder: Path | None) -> Config:
+    return config.read(config_file, flags={"data": data, "models": folder})
 
 
 def _place(url: str | None, config_file: Path | None, data: Path | None, folder: Path | None) -> Place:
-    return client.Models(url) if url else _Here(_store(config_file, data, folder))
+    return client.Models(url) if url else _Here(_settings(config_file, data, folder))
 
 
 # list and show ----------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def import_command(
         )
     if name and source.is_dir():
         raise BadRequest("--name is for a single file")
-    store = _store(config_file, data, folder)
+    store = services.store(_settings(config_file, data, folder))
     with err.status(f"importing {source}"):
         found = store.import_folder(source) if source.is_dir() else (store.import_(source, name),)
     for info in found:

@@ -89,6 +89,10 @@ class Config(BaseModel):
     auto_pull: bool = Field(
         False, description="Whether a catalogue model that a request names is pulled first, if it is missing."
     )
+    trusted_repos: tuple[str, ...] = Field(
+        (),
+        description="Repositories that are pulled at one revision only, as owner/name@revision.",
+    )
     pull_goes_on: bool = Field(
         True, description="Whether a download goes on when all who asked for it have left."
     )
@@ -177,7 +181,7 @@ def _plain(key: str, value: object) -> object:
     """YAML's booleans and a comma list from the environment, as the fields want them."""
     if key == "demo" and isinstance(value, bool):
         return str(value).lower()
-    if key in ("preload", "pinned", "allowed_hosts") and isinstance(value, str):
+    if key in ("preload", "pinned", "allowed_hosts", "trusted_repos") and isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 

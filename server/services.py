@@ -109,7 +109,8 @@ def _made(config: Config) -> Services:
         keep_alive_of=config.keep_alive_of,
         pinned=config.pinned,
     )
-    return Services(config, found, Pulls(found, go_on=config.pull_goes_on), readers, runner, memory)
+    pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
+    return Services(config, found, pulls, readers, runner, memory)
 
 
 @contextmanager

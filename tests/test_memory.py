@@ -9,10 +9,13 @@ import httpx
 import psutil
 import pytest
 
+from server import config, transcribe
 from server.errors import Leaving, ModelBroken, NoMemory
 from server.memory import Memory, available
 from server.runners import Unit, local
-from server.types import Decode, ModelInfo, Window
+from server.services import running
+from server.spool import on_disk
+from server.types import Decode, Listen, ModelInfo, Waiting, Window
 from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, say, talk, wav
 
@@ -310,3 +313,25 @@ def test_a_full_memory_is_told_with_its_numbers(own: Server) -> None:
             assert refused.status_code == 507
             assert refused.json()["error"]["code"] == "no_memory"
             assert "MB" in refused.json()["reason"]
+
+
+async def test_a_loaded_model_never_waits_for_the_load_of_another(make: Make) -> None:
+    memory = make()
+    await memory.load(A)
+    loading = asyncio.create_task(memory.load(B))
+    await asyncio.sleep(0)
+    async with memory.using(A):
+        assert not loading.done()
+    await loading
+
+
+async def test_who_waits_for_a_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcribe, "_PATIENCE", 0.0)
+    media = tmp_path / "a.wav"
+    media.write_bytes(wav(say(SENTENCES[0])))
+    settings = config.read(environment={"WHISPERD_DATA": str(tmp_path / "data")})
+    async with running(settings) as services:
+        for reasons in (["the model ggml-demo is being loaded"], []):
+            events = services.transcribe(Listen("demo", language="en"), on_disk(media))
+            found = [event async for event in events]
+            assert [event.reason for event in found if isinstance(event, Waiting)] == reasons

@@ -14,6 +14,7 @@ from server import dialects, errors
 from tests.dialects.test_audio import sse
 from tests.hub import HOME, Hub, model, sha256
 from tests.serving import Server, serving, until
+from tests.speech import SENTENCES, say, wav
 
 MODEL = model()
 
@@ -291,3 +292,48 @@ def test_what_else_can_be_said(error: errors.SpeechError, status: int, code: str
     assert answer.status_code == status
     assert json.loads(bytes(answer.body))["error"]["code"] == code
     assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
+
+
+DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
+"""The words it knows come out of it under any name."""
+
+
+@pytest.fixture
+def lazy(hub: Hub, tmp_path: Path) -> Iterator[Server]:
+    """A server that pulls what it is asked for."""
+    settings = tmp_path / "c.yaml"
+    settings.write_text("auto_pull: true\naliases: {house: ggml-tiny}\n")
+    environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": ""}
+    with serving(tmp_path / "data", "--config", str(settings), environment=environment) as server:
+        yield server
+
+
+def test_a_model_is_pulled_at_its_first_use(hub: Hub, lazy: Server) -> None:
+    hub.add(HOME, "ggml-tiny.bin", DEMO.read_bytes())
+    files = {"file": ("a.wav", wav(say(SENTENCES[0])))}
+    fields = {"model": "tiny", "language": "en"}
+    with lazy.client() as client:
+        streamed = client.post("/v1/audio/transcriptions?stream=1", files=files, data=fields).text
+        assert ": installed ggml-tiny.bin: 12 MB of 12 MB" in streamed
+        assert SENTENCES[0] in streamed
+        for name in ("tiny", "house"):
+            answer = client.post("/v1/audio/transcriptions", files=files, data={**fields, "model": name})
+            assert answer.json()["text"] == SENTENCES[0]
+    assert len(hub.bodies) == 1
+
+
+def test_what_cannot_be_pulled_at_its_first_use_is_told(hub: Hub, lazy: Server) -> None:
+    files = {"file": ("a.wav", wav(say(SENTENCES[0])))}
+    with lazy.client() as client:
+        gone = client.post("/v1/audio/transcriptions", files=files, data={"model": "ggml-base"})
+        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+        other = client.post("/v1/audio/transcriptions", files=files, data={"model": "nonsense"})
+        assert other.status_code == 404
+    assert not hub.bodies
+
+
+def test_without_auto_pull_the_line_that_pulls_is_told(asking: httpx.Client) -> None:
+    files = {"file": ("a.wav", wav(say(SENTENCES[0])))}
+    answer = asking.post("/v1/audio/transcriptions", files=files, data={"model": "large-v3-turbo"})
+    assert answer.status_code == 404
+    assert "whisperd models pull" in answer.json()["reason"]
