@@ -166,6 +166,9 @@ class Memory:
 
     async def stop(self) -> None:
         """Take everything out, without waiting for requests."""
+        # Who is just ending processes is let finish, so that none is left behind.
+        while going := [holding for holding in self._held.values() if holding.going]:
+            await going[0].gone.wait()
         pending = [*self._leaving, *(holding.loading for holding in self._held.values())]
         if self._reaper:
             pending.append(self._reaper)

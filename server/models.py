@@ -280,7 +280,8 @@ class Models:
         try:
             before = info.path.stat()
             sha256 = digests.compute(info.path, stopped)
-            if sha256 and _mark(before) == _mark(info.path.stat()):
+            # Should it change meanwhile, it is no longer the file that this is remembered of.
+            if sha256:
                 with self._lock:
                     self._digests.remember(info.path, before, Note(sha256))
                     self._seen.pop(info.path, None)

@@ -27,8 +27,9 @@ async def serve(config: Config) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # httpx tells each request at level info; those are our own start-up check.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # These tell each request that we make ourselves, at level info.
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     # Services start before the port answers, and what keeps them from it is one sentence, not a traceback.
     with _listening(config) as listening:
         async with services.running(config) as serving:

@@ -328,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
             if rate:
                 time.sleep(max(0.0, self.asked.sent / rate - (time.monotonic() - began)))
         if silent is not None and silent < len(data):
-            self.server.hub.stopping.wait(60)
+            self.server.hub.stopping.wait(600)
         if self.faults.unframed and limit == len(data):
             self.wfile.write(self.faults.surplus)
         self.close_connection = limit < len(data) or self.faults.unframed

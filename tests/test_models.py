@@ -550,6 +550,20 @@ class TestImport:
             assert str(caught.value).startswith(f"{path} cannot be imported: ")
         assert os.listdir(folder) == []
 
+    def test_what_changes_while_it_is_copied(
+        self, models: Models, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = write_model(tmp_path / "ggml-x.bin")
+
+        def copy(source: Path, target: Path) -> None:
+            target.write_bytes(source.read_bytes()[:-1])
+
+        monkeypatch.setattr("server.sources.local.copy", copy)
+        with pytest.raises(ModelBroken, match="breaks off") as caught:
+            models.import_(source)
+        assert str(caught.value).startswith(f"{source} cannot be imported: ")
+        assert os.listdir(folder) == []
+
     def test_again(self, models: Models, folder: Path, tmp_path: Path) -> None:
         source = write_model(tmp_path / "ggml-x.bin")
         first = models.import_(source)
@@ -668,6 +682,16 @@ class TestDigests:
         answers = iter([False, True])
         assert models.digest("demo", lambda: next(answers)).sha256 == ""
         assert models.find("demo").sha256 == ""
+
+    def test_of_a_file_that_changes_on_the_way(self, models: Models, folder: Path) -> None:
+        add(folder, "ggml-x")
+
+        def meanwhile() -> bool:
+            patch(folder / "ggml-x.bin", SMALL.tensors_at + 200, b"other")
+            return False
+
+        models.digest("x", meanwhile)
+        assert models.find("x").sha256 == ""
 
     def test_in_memory_where_the_folder_is_read_only(self, small_disk: Path) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

@@ -238,7 +238,9 @@ class TestResumes:
 
     async def test_a_stall_is_a_break(self, make: Make, pulls: Pulls, hub: Hub) -> None:
         hub.faults.stall_after = [700_000]
-        assert (await pulled(make(stall=0.3))).path.read_bytes() == MODEL
+        # The hub itself would wait for ten minutes.
+        async with asyncio.timeout(30):
+            assert (await pulled(make(stall=0.3))).path.read_bytes() == MODEL
         assert [asked.start for asked in hub.bodies] == [0, 700_000]
         assert hub.sent == SIZE
 

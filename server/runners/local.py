@@ -257,6 +257,7 @@ class _Lane:
             log.warning("a worker died while it loaded %s: %s", self._model.id, why)
         except BaseException:
             child.kill()
+            await child.ended()
             raise
         return None
 
