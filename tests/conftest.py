@@ -1,5 +1,6 @@
 """What the tests share: one real server for those that do not harm it."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from tests.serving import Server, serving
 
 pytest_plugins = ("tests.hub",)
+
+# Run in the background by a shell, we and all that we start would ignore Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
