@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 SHARE = 0.75
 """Of the machine's memory, or the container's: the budget where none is set."""
 
-FOREVER = -1.0
-"""A keep-alive that never ends."""
-
 _OVERHEAD = 150 << 20
 """Bytes that a worker takes beside the weights, until it has been measured."""
 
@@ -159,10 +156,6 @@ class Memory:
         return tuple(
             self._resident(self._held[id], residences[id]) for id in sorted(self._held) if id in residences
         )
-
-    def is_loaded(self, model: str) -> bool:
-        holding = self._held.get(model)
-        return holding is not None and holding.loading.done()
 
     async def stop(self) -> None:
         """Take everything out, without waiting for requests."""

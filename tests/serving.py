@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
+
+ROOT = Path(__file__).parent.parent
 
 READY = re.compile(r"whisperd is ready on (http://\S+)")
 
@@ -72,7 +74,6 @@ def _line(process: psutil.Process) -> list[str]:
 
 def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until `true()` is; fail loudly if it never is."""
-
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came true"
@@ -80,16 +81,15 @@ def until(true: Callable[[], object], seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def serving(
-    data: Path, *flags: str, demo: str = "true", environment: dict[str, str] | None = None
-) -> Iterator[Server]:
-    """A server with its own data folder, stopped at the end."""
+def started(command: Sequence[str], data: Path, environment: dict[str, str]) -> Iterator[Server]:
+    """The server that a command starts, ready; stopped at the end."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data), "--demo", demo, *flags],
+        command,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "1000", **(environment or {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "1000", **environment},
     )
     server = Server(process, data)
     try:
@@ -97,3 +97,13 @@ def serving(
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def serving(
+    data: Path, *flags: str, demo: str = "true", environment: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """A server with its own data folder, stopped at the end."""
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data), "--demo", demo]
+    with started([*command, *flags], data, environment or {}) as server:
+        yield server

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server import __version__, dialects
+from tests import serving
 from tests.serving import Server
 
 ROOT = Path(__file__).parent.parent
@@ -36,20 +37,9 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server of the README's first command, on a port of its own."""
     data = tmp_path_factory.mktemp("data")
     (command,) = commands("Start")
-    process = subprocess.Popen(
-        shlex.split(command),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "WHISPERD_PORT": "0", "WHISPERD_DATA": str(data), "COLUMNS": "1000"},
-    )
-    server = Server(process, data)
-    try:
-        server.wait_ready()
+    environment = {"WHISPERD_PORT": "0", "WHISPERD_DATA": str(data)}
+    with serving.started(shlex.split(command), data, environment) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def test_the_first_command_ends_in_a_transcript_and_the_line_to_try_next(started: Server) -> None:
@@ -145,18 +135,7 @@ def test_the_changelog_knows_this_version() -> None:
 
 
 def test_ctrl_c_ends_it_cleanly(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(tmp_path), "--demo", "true"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": "1000"},
-    )
-    server = Server(process, tmp_path)
-    try:
-        server.wait_ready()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130, -signal.SIGINT)
-    finally:
-        server.stop()
+    with serving.serving(tmp_path) as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) in (0, 130, -signal.SIGINT)
     assert "Traceback" not in server.log
