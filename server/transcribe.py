@@ -33,6 +33,7 @@ from server.types import (
     Transcript,
     Waiting,
     Window,
+    WindowShape,
     Word,
 )
 
@@ -165,7 +166,7 @@ class _Hearing:
     async def _feed(self, readers: Readers, spool: Spool) -> None:
         """Hand the windows to the runner as they come, at most a few ahead of what has been heard."""
         try:
-            reading = readers.read(spool, self._model.shape, self._listen.audio_track)
+            reading = readers.read(spool, self._shape, self._listen.audio_track)
             async with aclosing(reading):
                 async for item in reading:
                     await self._steps.put(await self._step(item))
@@ -193,9 +194,15 @@ class _Hearing:
             prompt=self._listen.prompt,
             temperature=self._listen.temperature,
             words=self._listen.words,
+            logprobs=self._listen.logprobs,
             short_context=self._model.short_context,
         )
         return Unit(self._model, window, decode, self._request)
+
+    @property
+    def _shape(self) -> WindowShape:
+        shape, activity = self._model.shape, self._listen.activity
+        return shape.heard_by(activity) if activity else shape
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Work that ends with this hearing at the latest."""

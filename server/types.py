@@ -4,7 +4,7 @@ Times are seconds from the start of the media. PCM is mono at 16 kHz: float32 in
 inside a process, little-endian int16 bytes between processes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,16 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text, as the model chose it."""
+
+    text: bytes
+    """UTF-8, with the space before it; a character may begin in one token and end in the next."""
+    logprob: float
+    """Natural logarithm of its probability at its place."""
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A phrase as the model wrote it, between two of its timestamps."""
 
@@ -43,6 +53,8 @@ class Segment:
     """Filled when words were asked for."""
     tokens: tuple[int, ...] = ()
     """Ids in the model's vocabulary, timestamps left out."""
+    logprobs: tuple[Token, ...] = ()
+    """The same tokens with their probabilities, where those were asked for; joined, they are the text."""
     temperature: float | None = None
     """The sampling temperature that gave this text; None where the engine does not tell."""
     avg_logprob: float | None = None
@@ -56,6 +68,18 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """How a client wants speech to be told from silence; None: as this server does by itself."""
+
+    threshold: float | None = None
+    """Probability of voice from which a frame is speech, 0 to 1."""
+    padding: float | None = None
+    """Seconds of sound kept before speech."""
+    silence: float | None = None
+    """Seconds of silence that end a window."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """What a client asks to have heard."""
 
@@ -63,12 +87,17 @@ class Listen:
     task: Task = "transcribe"
     language: str | None = None
     """ISO-639-1 code of the speech; None: detected."""
+    languages: tuple[str, ...] = ()
+    """ISO-639-1 codes among which it is detected; empty: among all that the model knows."""
     prompt: str = ""
     """Text that precedes every window: spelling, names, style."""
     temperature: float = 0.0
     """0 to 1; 0 is greedy with fallback."""
     words: bool = False
     """Whether times of words are wanted."""
+    logprobs: bool = False
+    """Whether the probabilities of tokens are wanted."""
+    activity: Activity | None = None
     keep_alive: float | None = None
     """Seconds for which the model stays loaded afterwards; -1: for good; None: as configured."""
     audio_track: str | None = None
@@ -85,6 +114,23 @@ class WindowShape:
     """Seconds a window never exceeds, at most 30."""
     gap: float
     """Seconds of silence inside a window; a longer silence ends it."""
+    threshold: float = 0.5
+    """Probability of voice from which a frame begins speech."""
+    padding: float = 0.2
+    """Seconds kept before speech: soft beginnings are below the threshold."""
+    pause: float = 0.3
+    """Seconds of silence that end a span of speech."""
+
+    def heard_by(self, activity: Activity) -> "WindowShape":
+        """The same with what a client wants of the telling of speech from silence."""
+        silence = self.gap if activity.silence is None else activity.silence
+        return replace(
+            self,
+            gap=silence,
+            pause=min(self.pause, silence),
+            threshold=self.threshold if activity.threshold is None else activity.threshold,
+            padding=self.padding if activity.padding is None else activity.padding,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +163,7 @@ class Decode:
     prompt: str = ""
     temperature: float = 0.0
     words: bool = False
+    logprobs: bool = False
     short_context: bool = False
     """Whether the encoder may be cut to the window's length (only models trained for it)."""
     threads: int = 1

@@ -21,16 +21,14 @@ FRAME = 512
 """Samples of one step of voice activity."""
 CONTEXT = 64
 """Samples before a frame that the model sees too."""
-SPEECH = 0.5
-"""Probability from which a frame begins speech."""
-SILENCE = 0.35
-"""Probability below which a frame may end it."""
-PAUSE = int(0.3 * SAMPLE_RATE)
-"""Samples of silence that end a span of speech."""
+HYSTERESIS = 0.15
+"""How far below the threshold of speech a frame's probability must fall to end it."""
+SURE_SILENCE = 0.01
+"""Probability below which a frame may end speech whatever the threshold."""
 LEAST = int(0.25 * SAMPLE_RATE)
 """Samples that a span must have; shorter ones are clicks and coughs."""
 PADDING = int(0.2 * SAMPLE_RATE)
-"""Samples kept before and after a span: soft beginnings and ends are below the threshold."""
+"""Samples kept after a span: soft ends are below the threshold."""
 WARM_UP = 4 * SAMPLE_RATE
 """Samples heard again before the place of a resumption: by then the model has forgotten its start."""
 SEAM = 0.1
@@ -157,10 +155,11 @@ class _Stretch:
         self._target = int(shape.target * SAMPLE_RATE)
         self._longest = int(shape.longest * SAMPLE_RATE)
         self._gap = int(shape.gap * SAMPLE_RATE)
+        self._padding = int(shape.padding * SAMPLE_RATE)
         self._given = max(0, round((given_to - start) * SAMPLE_RATE))
         self._sound = _Sound(max(0, self._given - WARM_UP) // FRAME * FRAME)
         self._now = self._sound.first
-        self._spans = _Spans(self._now)
+        self._spans = _Spans(self._now, shape)
         self._window: tuple[int, int] | None = None
         """Start, and end of the last span, of the window that waits for more speech."""
 
@@ -213,7 +212,7 @@ class _Stretch:
             yield from self._give((start, cut), padding=0)
 
     def _padded(self, begin: int) -> int:
-        return max(begin - PADDING, self._given, self._sound.first)
+        return max(begin - self._padding, self._given, self._sound.first)
 
     def _give(
         self, window: tuple[int, int] | None = None, padding: int = PADDING
@@ -265,7 +264,10 @@ class _Sound:
 class _Spans:
     """Spans of speech by hysteresis over the probabilities of frames."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, shape: WindowShape) -> None:
+        self._speech = shape.threshold
+        self._silence = max(shape.threshold - HYSTERESIS, SURE_SILENCE)
+        self._pause = int(shape.pause * SAMPLE_RATE)
         self.begun: int | None = None
         """Where the span that lasts began; None in silence."""
         self._quiet: int | None = None
@@ -275,12 +277,12 @@ class _Spans:
         """Takes the next frame in; the span that is known to have ended by it."""
         frame = self._at
         self._at += FRAME
-        if probability >= SPEECH:
+        if probability >= self._speech:
             self._quiet = None
             self.begun = frame if self.begun is None else self.begun
-        elif probability < SILENCE and self.begun is not None:
+        elif probability < self._silence and self.begun is not None:
             self._quiet = frame if self._quiet is None else self._quiet
-            if self._at - self._quiet >= PAUSE:
+            if self._at - self._quiet >= self._pause:
                 return self._take(self._quiet)
         return None
 

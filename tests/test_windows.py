@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from server.media import Block, open_media
-from server.types import SAMPLE_RATE, Window, WindowShape
+from server.types import SAMPLE_RATE, Activity, Window, WindowShape
 from server.windows import FRAME, Cutter, Resume, VoiceActivity, cut
 from tests.speech import SENTENCES, say, silence, talk
 
@@ -220,6 +220,32 @@ def test_clicks_give_no_windows() -> None:
     pcm = silence(10)
     pcm[5 * SAMPLE_RATE : 5 * SAMPLE_RATE + 1600] = say(SENTENCES[0])[4000:5600]
     assert list(cut(blocks(pcm), LONG)) == []
+
+
+def test_a_client_tells_how_much_silence_ends_a_window() -> None:
+    pcm = talk(SENTENCES[:2], pause=0.8)
+    shorter, longer = (LONG.heard_by(Activity(silence=silence)) for silence in (0.4, 1.5))
+    assert [len(list(cut(blocks(pcm), shape))) for shape in (shorter, longer)] == [2, 1]
+
+
+def test_a_client_tells_how_much_sound_comes_before_speech() -> None:
+    pcm = np.concatenate([silence(3), say(SENTENCES[0])])
+    plain, wider = (
+        next(cut(blocks(pcm), LONG.heard_by(Activity(padding=padding)))).start for padding in (None, 1.2)
+    )
+    assert plain - wider == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_client_tells_from_where_sound_is_speech(speech: Pcm) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.3, len(speech)).astype(np.float32)
+    timid, eager = (
+        sum(
+            window.duration
+            for window in cut(blocks(speech + noise), LONG.heard_by(Activity(threshold=threshold)))
+        )
+        for threshold in (0.9, 0.1)
+    )
+    assert timid < 0.8 * eager
 
 
 def test_no_sound_gives_no_windows() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from server.engines import Stop, Stopped
 from server.errors import ModelBroken, WorkFailed
-from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Word
+from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Token, Word
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +93,11 @@ class Engine:
 
     def _segments(self, decode: Decode) -> Iterator[Segment]:
         for index in range(cpp.whisper_full_n_segments(self._context)):
-            segment = self._segment(index, decode.words)
+            segment = self._segment(index, decode)
             if segment.text.strip():
                 yield segment
 
-    def _segment(self, index: int, words: bool) -> Segment:
+    def _segment(self, index: int, decode: Decode) -> Segment:
         start = cpp.whisper_full_get_segment_t0(self._context, index) * _TICK
         end = cpp.whisper_full_get_segment_t1(self._context, index) * _TICK
         tokens = [
@@ -113,11 +113,16 @@ class Engine:
             start=start,
             end=end,
             text=text,
-            words=tuple(_words(pieces, tokens, start, end)) if words else (),
+            words=tuple(_words(pieces, tokens, start, end)) if decode.words else (),
             tokens=tuple(token.id for token in tokens),
+            logprobs=tuple(map(_scored, pieces, tokens)) if decode.logprobs else (),
             avg_logprob=float(np.mean([token.plog for token in tokens])) if tokens else None,
             compression_ratio=compression_ratio(text),
         )
+
+
+def _scored(piece: bytes, token: Any) -> Token:
+    return Token(piece, token.plog)
 
 
 def compression_ratio(text: str) -> float:

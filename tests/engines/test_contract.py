@@ -85,6 +85,22 @@ def test_words_are_not_made_when_nobody_asked(engine: Transcriber) -> None:
     assert segment.words == ()
 
 
+def test_tokens_have_probabilities_and_join_to_the_text(engine: Transcriber) -> None:
+    decode = Decode(language="de", logprobs=True)
+    (segment,) = engine.transcribe(say("Das Wetter ist heute schön.", "de"), decode, never).segments
+    assert b"".join(token.text for token in segment.logprobs).decode() == segment.text
+    assert len(segment.logprobs) == len(segment.tokens)
+    scores = [token.logprob for token in segment.logprobs]
+    assert all(score <= 0 for score in scores)
+    assert len(set(scores)) > len(scores) // 2
+    assert np.mean(scores) == pytest.approx(segment.avg_logprob, abs=1e-5)
+
+
+def test_probabilities_are_not_told_when_nobody_asked(engine: Transcriber) -> None:
+    (segment,) = engine.transcribe(say(SENTENCES[1]), Decode(language="en"), never).segments
+    assert segment.logprobs == ()
+
+
 def test_scores_tell_speech_from_noise(engine: Transcriber) -> None:
     (clear,) = engine.transcribe(say(SENTENCES[0]), Decode(language="en"), never).segments
     noise = np.random.default_rng(1).normal(0, 0.12, len(say(SENTENCES[0]))).astype(np.float32)
