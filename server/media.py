@@ -24,7 +24,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from server.errors import NoAudio, NotMedia, TooLarge, TooShort
-from server.types import SAMPLE_RATE, MediaEnd, MediaInfo
+from server.types import SAMPLE_RATE, MediaEnd, MediaInfo, RawSound
 
 Pcm = NDArray[np.float32]
 
@@ -134,20 +134,26 @@ class Block:
         return self.start + len(self.pcm) / SAMPLE_RATE
 
 
-def open_media(file: BinaryIO, audio_track: str | None = None, longest: float = 12 * 3600) -> "Media":
+def open_media(
+    file: BinaryIO,
+    audio_track: str | None = None,
+    longest: float = 12 * 3600,
+    raw: RawSound | None = None,
+) -> "Media":
     """Opens media for one reading from front to back.
 
     `file` may still grow: its `read` waits for bytes, and only formats whose index lies behind the sound
     wait for more than they decode. `audio_track` is a number counted from 0 among the audio tracks or a
     language tag ("en", "eng", "en-US"); without it the best track is taken: the default one, then that of
-    most channels, then of the highest bit rate. `longest` is in seconds.
+    most channels, then of the highest bit rate. `longest` is in seconds. `raw`: the file has no header, and
+    all of it is samples.
 
     Raises NotMedia, NoAudio, and TooLarge where the file itself says that it is longer than `longest`.
     Whatever `file` raises comes through.
     """
     source = _Source(file)
-    stated = source.seconds()
-    container = _open(source)
+    stated = None if raw else source.seconds()
+    container = _open_raw(source, raw) if raw else _open(source)
     try:
         return Media(source, container, _choose(container, audio_track), longest, stated)
     except BaseException:
@@ -299,6 +305,7 @@ class _Source:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.head = self._at(0, 16)
+        file.seek(0)
         if not self.head:
             raise NotMedia("the file is empty")
 
@@ -428,6 +435,23 @@ def _open(source: _Source) -> InputContainer:
                 "the CAF is damaged or its packet table is missing: was the upload cut off?"
             ) from error
         raise NotMedia("the file is not of an audio or video format that this server takes") from error
+    return container
+
+
+def _open_raw(source: _Source, raw: RawSound) -> InputContainer:
+    container: InputContainer = av.open(
+        source,
+        "r",
+        format=raw.encoding,
+        container_options={
+            **OPTIONS,
+            "format_whitelist": raw.encoding,
+            "sample_rate": str(raw.rate),
+            "ch_layout": "mono",
+        },
+        io_open=_refuse,
+        **METADATA,
+    )
     return container
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from server import errors
 from server.child import Child, ChildGone, Parent
 from server.spool import Spool
-from server.types import MediaEnd, MediaInfo, Window, WindowShape
+from server.types import MediaEnd, MediaInfo, RawSound, Window, WindowShape
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Open(msgspec.Struct, tag=True):
     shape: WindowShape
     longest: float
     audio_track: str | None
+    raw: RawSound | None
     resume_at: float
     next_index: int
 
@@ -166,28 +168,32 @@ class Readers:
         return tuple(child.pid for child in self._all)
 
     async def read(
-        self, spool: Spool, shape: WindowShape, audio_track: str | None = None
+        self,
+        spool: Spool,
+        shape: WindowShape,
+        audio_track: str | None = None,
+        raw: RawSound | None = None,
     ) -> AsyncGenerator[Reading]:
-        """The windows of a media, while its body may still be arriving.
+        """The windows of a media, while its body may still be arriving; `raw`: of samples without a header.
 
         Raises BadMedia, TooLarge (more sound than allowed) or Busy (the line is full). A reader that dies
         is replaced once and goes on after the last window; closing the iterator early ends the work.
         """
+        order = Open(str(spool.path), 0, False, shape, self._longest, audio_track, raw, 0.0, 0)
         async with self._place():
-            at, index, deaths = 0.0, 0, 0
+            deaths = 0
             while True:
                 try:
-                    async with aclosing(
-                        self._read_once(spool, shape, audio_track, at, index, fresh=deaths > 0)
-                    ) as reading:
+                    async with aclosing(self._read_once(spool, order, fresh=deaths > 0)) as reading:
                         async for item in reading:
                             if isinstance(item, Window):
-                                at, index = item.end, item.index + 1
+                                order = replace(order, resume_at=item.end, next_index=item.index + 1)
                             if not (deaths and isinstance(item, MediaInfo)):
                                 yield item
                     return
                 except ChildGone as error:
                     deaths += 1
+                    at = order.resume_at
                     log.warning("reader died at %.1f s of its media: %s", at, error)
                     if deaths == _DEATHS:
                         raise errors.Undecodable(f"the media could not be decoded at {clock(at)}") from error
@@ -212,17 +218,12 @@ class Readers:
         finally:
             self._places.release()
 
-    async def _read_once(
-        self, spool: Spool, shape: WindowShape, audio_track: str | None, at: float, index: int, fresh: bool
-    ) -> AsyncGenerator[Reading]:
+    async def _read_once(self, spool: Spool, order: Open, fresh: bool) -> AsyncGenerator[Reading]:
         # After a death a new process, for whatever killed the last one may have killed idle ones too.
         child = await (self._add() if fresh else self._take())
         finished = False
         try:
-            size, complete = spool.size, spool.complete
-            await child.send(
-                Open(str(spool.path), size, complete, shape, self._longest, audio_track, at, index)
-            )
+            await child.send(replace(order, size=spool.size, complete=spool.complete))
             async with _telling(child, spool):
                 async for item in _items(child, spool, self._stall):
                     finished = isinstance(item, MediaEnd)
@@ -402,7 +403,8 @@ def main() -> None:
     def read(order: Open, file: Growing) -> Iterator[FromReader]:
         resume = windows.Resume(order.resume_at, order.next_index)
         cutter = windows.Cutter(order.shape, resume, voice)
-        with media.open_media(cast(BinaryIO, file), order.audio_track, order.longest) as opened:
+        sound = cast(BinaryIO, file)
+        with media.open_media(sound, order.audio_track, order.longest, order.raw) as opened:
             yield Opened(opened.info)
             told = 0.0
             for block in opened.blocks():

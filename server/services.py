@@ -48,6 +48,13 @@ class Services:
             async for event in events:
                 yield event
 
+    async def detect(self, listen: Listen, media: Spool) -> dict[str, float]:
+        """Probability of each language by the first speech of a media; see transcribe.py."""
+        if self.find(listen.model) is None:
+            async for _ in self._pulled(listen.model):
+                pass
+        return await transcribe.detect(listen, media, self.models, self.readers, self.memory, self.runner)
+
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
         async with aclosing(self.pulls.pull(name)) as steps:
             async for step in steps:

@@ -35,15 +35,16 @@ class Spool:
         if self._largest is not None and self.size + self._waiting > self._largest:
             raise TooLarge(f"the body is larger than {self._largest:,} bytes, the most this server takes")
         if self._waiting >= _FLUSH:
-            await self._flush()
+            await self.flush()
 
     async def finish(self) -> None:
         """There is no more to come."""
-        await self._flush()
+        await self.flush()
         self.complete = True
         self._grown.set()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """What has been written can be read. Raises NoSpace when the disk is full."""
         data, self._pending, self._waiting = b"".join(self._pending), [], 0
         try:
             await asyncio.to_thread(_append, self.path, data)

@@ -45,6 +45,9 @@ _AHEAD = 2
 _PATIENCE = 1.0
 """Seconds that a model may take to load before it is told."""
 
+_ENOUGH = 15.0
+"""Seconds of speech by which a language is told."""
+
 Result = TypeVar("Result")
 
 _Step = tuple[Window, asyncio.Task[Heard]] | Position | MediaEnd | MediaInfo
@@ -75,6 +78,32 @@ async def transcribe(
     async with aclosing(_Hearing(listen, model, memory, runner).events(readers, spool)) as events:
         async for event in events:
             yield event
+
+
+async def detect(
+    listen: Listen, spool: Spool, models: Models, readers: Readers, memory: Memory, runner: Runner
+) -> dict[str, float]:
+    """Probability of each language by its code, from the first speech; empty where there is none.
+
+    Raises as `transcribe`.
+    """
+    model = models.find(listen.model)
+    request = uuid4().hex
+    found: dict[str, float] = {}
+    heard = 0.0
+    reading = readers.read(spool, model.shape, listen.audio_track, listen.raw)
+    async with memory.using(model, listen.keep_alive), aclosing(reading):
+        decode = Decode(only_language=True, short_context=model.short_context)
+        async for item in reading:
+            if not isinstance(item, Window):
+                continue
+            languages = (await runner.run(Unit(model, item, decode, request))).languages
+            for code, probability in languages.items():
+                found[code] = found.get(code, 0.0) + probability * item.duration
+            heard += item.duration
+            if heard >= _ENOUGH:
+                break
+    return {code: sum / heard for code, sum in found.items()}
 
 
 async def whole(events: AsyncIterator[Event]) -> Transcript:
@@ -166,7 +195,8 @@ class _Hearing:
     async def _feed(self, readers: Readers, spool: Spool) -> None:
         """Hand the windows to the runner as they come, at most a few ahead of what has been heard."""
         try:
-            reading = readers.read(spool, self._shape, self._listen.audio_track)
+            listen = self._listen
+            reading = readers.read(spool, self._shape, listen.audio_track, listen.raw)
             async with aclosing(reading):
                 async for item in reading:
                     await self._steps.put(await self._step(item))

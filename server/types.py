@@ -18,6 +18,16 @@ Task = Literal["transcribe", "translate"]
 
 
 @dataclass(frozen=True, slots=True)
+class RawSound:
+    """How samples without a header are to be read: one channel, little-endian."""
+
+    rate: int
+    """Samples per second."""
+    encoding: Literal["s16le", "mulaw", "alaw"] = "s16le"
+    """FFmpeg's name of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One spoken word, punctuation attached."""
 
@@ -102,6 +112,8 @@ class Listen:
     """Seconds for which the model stays loaded afterwards; -1: for good; None: as configured."""
     audio_track: str | None = None
     """Which audio track: a number counted from 0, or a language tag ("eng"); None: the best one."""
+    raw: RawSound | None = None
+    """What the body is, where it has no header that tells; None: whatever media it turns out to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +178,8 @@ class Decode:
     logprobs: bool = False
     short_context: bool = False
     """Whether the encoder may be cut to the window's length (only models trained for it)."""
+    only_language: bool = False
+    """Whether nothing but the language is wanted: no segments, and the cost of one encoder pass."""
     threads: int = 1
 
 
@@ -175,6 +189,8 @@ class Heard:
 
     language: str
     segments: tuple[Segment, ...]
+    languages: dict[str, float] = field(default_factory=dict)
+    """Probability of each language by its ISO-639-1 code, together 1; empty where none was detected."""
 
 
 @dataclass(frozen=True, slots=True)

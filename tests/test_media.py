@@ -10,7 +10,7 @@ import wave
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from server import media
 from server.errors import NoAudio, NotMedia, SpeechError, TooLarge, TooShort
 from server.media import Block, open_media
-from server.types import SAMPLE_RATE, MediaEnd, MediaInfo
+from server.types import SAMPLE_RATE, MediaEnd, MediaInfo, RawSound
 from tests.speech import talk, wav
 
 Pcm = NDArray[np.float32]
@@ -238,6 +238,28 @@ def test_speech_comes_back_sample_by_sample() -> None:
     sound = decode(wav(speech))
     np.testing.assert_allclose(sound.pcm, speech, atol=2 / 32768)
     assert all(block.pcm.dtype == np.float32 for block in sound.blocks)
+
+
+@pytest.mark.parametrize(("encoding", "rate"), [("s16le", 24_000), ("s16le", 16_000), ("mulaw", 8_000)])
+def test_samples_without_a_header(encoding: Literal["s16le", "mulaw"], rate: int) -> None:
+    data = encode(tone(rate=rate), "wav", f"pcm_{encoding}", rate)
+    samples = data[data.index(b"data") + 8 :]
+    for end in (b"", b"\0"):
+        with open_media(io.BytesIO(samples + end), raw=RawSound(rate, encoding)) as opened:
+            assert_tone(Sound(list(opened.blocks()), opened.info, opened.end))
+
+
+def test_samples_are_samples_whatever_they_look_like() -> None:
+    looks = b"RIFF\xff\xff\0\0WAVE" + wav(tone(rate=SAMPLE_RATE))[44:]
+    with open_media(io.BytesIO(looks), raw=RawSound(SAMPLE_RATE)) as opened:
+        assert sum(len(block.pcm) for block in opened.blocks()) == len(looks) // 2
+        assert (opened.info.container, opened.end.warnings) == ("s16le", ())
+
+
+def test_no_samples_are_no_media() -> None:
+    for nothing, error in ((b"", NotMedia), (b"x", NotMedia), (b"ab" * 10, TooShort)):
+        with pytest.raises(error), open_media(io.BytesIO(nothing), raw=RawSound(SAMPLE_RATE)) as opened:
+            list(opened.blocks())
 
 
 def test_blocks_are_about_a_second() -> None:

@@ -114,7 +114,7 @@ async def test_a_body_is_read_while_it_arrives(readers: Readers, tmp_path: Path)
     async with spooled(tmp_path / "spool") as spool:
         half = len(MEDIA) // 2
         await spool.write(MEDIA[:half])
-        await spool._flush()
+        await spool.flush()
         found: list[Reading] = []
         async with aclosing(readers.read(spool, SHAPE)) as reading:
             async for item in reading:
@@ -231,7 +231,7 @@ async def test_a_slow_body_is_waited_for(tmp_path: Path) -> None:
                 for start in range(0, len(MEDIA), len(MEDIA) // 3 + 1):
                     await asyncio.sleep(0.5)
                     await spool.write(MEDIA[start : start + len(MEDIA) // 3 + 1])
-                    await spool._flush()
+                    await spool.flush()
                 await spool.finish()
 
             writing = asyncio.create_task(body())

@@ -38,6 +38,9 @@ _LONGEST_RUN = 250
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR."""
 
+_BEFORE_LANGUAGES = 51_766
+"""Tokens of a multilingual vocabulary that are not languages."""
+
 _TICK = 0.01
 """Seconds in one unit of whisper.cpp's times."""
 
@@ -60,7 +63,14 @@ class Engine:
         self._first_special = cpp.whisper_token_eot(self._context)
 
     def transcribe(self, pcm: NDArray[np.float32], decode: Decode, stop: Stop) -> Heard:
+        languages = {} if decode.language else self._detect(pcm, decode)
+        language = decode.language or max(languages, key=languages.__getitem__)
+        if stop():
+            raise Stopped
+        if decode.only_language:
+            return Heard(language, (), languages)
         params = self._params(pcm, decode)
+        params.language = language
         cpp.assign_abort_callback(params, stop)
         code = cpp.whisper_full(self._context, params, pcm, len(pcm))
         # An abort may also end as a success without segments: the one who asked for it knows.
@@ -68,7 +78,7 @@ class Engine:
             raise Stopped
         if code:
             raise WorkFailed(f"whisper.cpp failed with code {code}")
-        return Heard(self._language(decode), tuple(self._segments(decode)))
+        return Heard(language, tuple(self._segments(decode)), languages)
 
     def describe(self) -> str:
         version = importlib.metadata.version("pywhispercpp")
@@ -80,16 +90,30 @@ class Engine:
         params.no_context = True
         params.n_threads = decode.threads
         params.translate = decode.task == "translate"
-        params.language = decode.language or "auto"
         params.temperature = decode.temperature
         params.initial_prompt = _tail(decode.prompt)
         params.token_timestamps = decode.words
         params.audio_ctx = _context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
         return params
 
-    def _language(self, decode: Decode) -> str:
-        found: str = decode.language or cpp.whisper_lang_str(cpp.whisper_full_lang_id(self._context))
-        return found
+    def _detect(self, pcm: NDArray[np.float32], decode: Decode) -> dict[str, float]:
+        """Probability of each language that the model knows.
+
+        whisper.cpp's own detection within a window would be done in the context of the window before.
+        """
+        if not cpp.whisper_is_multilingual(self._context):
+            return {"en": 1.0}
+        params = self._params(pcm, decode)
+        # Sound and context are taken in; a stretch this short ends before anything is encoded.
+        params.duration_ms = 100
+        cpp.whisper_full(self._context, params, pcm, len(pcm))
+        found = np.zeros(cpp.whisper_lang_max_id() + 1, np.float32)
+        if cpp.whisper_lang_auto_detect(self._context, 0, decode.threads, found) < 0:
+            raise WorkFailed("whisper.cpp could not detect the language")
+        # Beyond the last language that this model knows lie tokens of tasks.
+        found = found[: cpp.whisper_n_vocab(self._context) - _BEFORE_LANGUAGES]
+        codes = (cpp.whisper_lang_str(number) for number in range(len(found)))
+        return dict(zip(codes, (found / found.sum()).tolist(), strict=True))
 
     def _segments(self, decode: Decode) -> Iterator[Segment]:
         for index in range(cpp.whisper_full_n_segments(self._context)):

@@ -59,6 +59,28 @@ def test_languages_are_detected_written_and_translated(
     assert text(engine, sentence, Decode(task="translate", language=language), voice) == english
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_the_language_alone_with_its_probability(engine: Transcriber, short: bool) -> None:
+    only = Decode(only_language=True, short_context=short)
+    # Each after a much shorter window: nothing of that one's context may be left.
+    for sentence, voice, language in (
+        ("Das Wetter ist heute warm.", "de", "de"),
+        (SENTENCES[2], "en-us", "en"),
+    ):
+        engine.transcribe(say("Yes."), Decode(language="en", short_context=True), never)
+        heard = engine.transcribe(np.concatenate([silence(1), say(sentence, voice)]), only, never)
+        assert (heard.language, heard.segments) == (language, ())
+        assert heard.languages[language] > 0.9
+        assert sum(heard.languages.values()) == pytest.approx(1, abs=1e-3)
+    assert "en" in heard.languages
+    assert "fr" in heard.languages
+
+
+def test_probabilities_come_with_a_detected_language_only(engine: Transcriber) -> None:
+    assert engine.transcribe(say(SENTENCES[2]), Decode(), never).languages["en"] > 0.9
+    assert engine.transcribe(say(SENTENCES[2]), Decode(language="en"), never).languages == {}
+
+
 def test_times_lie_where_the_speech_is(engine: Transcriber) -> None:
     speech = say(SENTENCES[0])
     other = say(SENTENCES[1])
