@@ -22,7 +22,7 @@ from server.languages import code as language_code
 from server.services import running
 from server.spool import Spool, on_disk, spooled
 from server.terminal import ConfigFile, Data, Folder, Url, err, run
-from server.types import Done, Event, Listen, Segment, Started, Transcript
+from server.types import Done, Event, Listen, Segment, Started, Style, Transcript
 from server.types import Progress as Position
 
 app = typer.Typer(
@@ -107,6 +107,9 @@ def serve_command(config_file: ConfigFile = None, **flags: Any) -> None:
 
 # transcribe -------------------------------------------------------------------------------------------
 
+_FORMATS = [name for name in formats.names() if not formats.needs_speakers(name)]
+"""Nobody here tells speakers apart."""
+
 
 @app.command("transcribe")
 def transcribe_command(
@@ -114,9 +117,19 @@ def transcribe_command(
     model: Annotated[str, typer.Option(help="Model to use; by default as the server chooses.")] = "",
     language: Annotated[str, typer.Option(help='Language of the speech ("en"); by default detected.')] = "",
     translate: Annotated[bool, typer.Option("--translate", help="Translate into English.")] = False,
-    format: Annotated[str, typer.Option(help="One of " + ", ".join(formats.names()) + ".")] = "text",
+    format: Annotated[str, typer.Option(help="One of " + ", ".join(_FORMATS) + ".")] = "text",
     output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
     words: Annotated[bool, typer.Option("--words", help="Times of words, in verbose_json.")] = False,
+    highlight_words: Annotated[
+        bool, typer.Option("--highlight-words", help="Mark words while they are spoken, in vtt, srt and lrc.")
+    ] = False,
+    max_line_width: Annotated[int | None, typer.Option(min=1, help="Columns of a line of subtitles.")] = None,
+    max_line_count: Annotated[int | None, typer.Option(min=1, help="Lines of a cue.")] = None,
+    min_cue_duration: Annotated[float, typer.Option(min=0, max=60, help="Seconds a cue stands.")] = 0.0,
+    max_cue_duration: Annotated[float | None, typer.Option(min=0.1, help="Seconds a cue stands.")] = None,
+    max_reading_speed: Annotated[
+        float | None, typer.Option(min=0.1, help="Characters a second, above which cues stand longer.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Names and spellings to expect.")] = "",
     temperature: Annotated[float, typer.Option(min=0, max=1, help="Sampling temperature.")] = 0.0,
     audio_track: Annotated[
@@ -135,22 +148,31 @@ def transcribe_command(
     - `whisperd transcribe talk.mp3 --model ggml-base --language en`
     - `curl https://example.org/talk.mp3 | whisperd transcribe - --url http://localhost:8080`
     """
-    if format not in formats.names():
-        raise typer.BadParameter("one of " + ", ".join(formats.names()), param_hint="--format")
+    if format not in _FORMATS:
+        raise typer.BadParameter("one of " + ", ".join(_FORMATS), param_hint="--format")
+    style = Style(
+        words=words,
+        highlight_words=highlight_words,
+        max_line_width=max_line_width,
+        max_line_count=max_line_count,
+        min_cue_duration=min_cue_duration,
+        max_cue_duration=max_cue_duration,
+        max_reading_speed=max_reading_speed,
+    )
     listen = Listen(
         model=model,
         task="translate" if translate else "transcribe",
         language=_language(language),
         prompt=prompt,
         temperature=temperature,
-        words=words,
+        words=style.needs_words,
         audio_track=audio_track,
     )
     settings = config.read(config_file, flags={"data": data, "models": models, "readers": 1})
     # Its warnings stand in the transcript and are shown with it.
     logging.getLogger("server").setLevel(logging.ERROR)
     transcript = run(_transcribe(settings, file, listen, url))
-    _write(transcript, format, words, output)
+    _write(transcript, format, style, output)
     for warning in transcript.warnings:
         err.print(f"whisperd: {warning}", style="yellow", markup=False, highlight=False)
 
@@ -209,8 +231,8 @@ async def _shown(events: AsyncGenerator[Event]) -> Transcript:
     raise AssertionError("events end with Done")
 
 
-def _write(transcript: Transcript, format: str, words: bool, output: Path | None) -> None:
-    chunks = formats.find(format).write(transcript, words)
+def _write(transcript: Transcript, format: str, style: Style, output: Path | None) -> None:
+    chunks = formats.find(format).write(transcript, style)
     if output is None:
         sys.stdout.writelines(chunks)
         sys.stdout.flush()

@@ -75,6 +75,8 @@ class Segment:
     """0 to 1; None where the engine does not tell."""
     seek: float = 0.0
     """Start of the window that this segment was heard in."""
+    speaker: str | None = None
+    """Who says it; None where nobody was asked to tell speakers apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,34 @@ class Transcript:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a transcript is to be written down. A format heeds what it has a place for."""
+
+    words: bool = False
+    """Times of words, in verbose_json."""
+    highlight_words: bool = False
+    """Each word marked while it is spoken, in subtitles and lyrics."""
+    max_line_width: int | None = None
+    """Columns of a line of subtitles, East Asian wide characters counting two; None: lines are not broken."""
+    max_line_count: int | None = None
+    """Lines of a cue; None: as many as its segment needs."""
+    min_cue_duration: float = 0.0
+    """Seconds for which a cue stands at least, where the next one leaves it the time."""
+    max_cue_duration: float | None = None
+    """Seconds for which a cue stands at most."""
+    max_reading_speed: float | None = None
+    """Characters a second: a cue stands longer than it is spoken, where the next one leaves it the time."""
+    name: str = "audio"
+    """The media's name, in formats that have a place for it."""
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether writing is better, or only possible, with times of words."""
+        shaped = self.max_line_width or self.max_line_count or self.max_cue_duration
+        return self.words or self.highlight_words or bool(shaped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "types"),
     ("config", "child", "ggml", "engines", "media", "windows", "spool"),
     ("catalogue", "digests", "partial", "sources"),
-    ("languages", "models", "reader", "worker"),
+    ("languages", "models", "reader", "subtitles", "worker"),
     ("pull",),
     ("formats", "runners"),
     ("memory",),

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from server import config, errors, fields, formats, languages, sse, transcribe
 from server.dialects import problem, services, v1
 from server.spool import spooled
-from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Task, Transcript, Waiting
+from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Style, Task, Transcript, Waiting
 
 _CHUNK = 1 << 16
 
@@ -26,6 +26,8 @@ _CHUNK = 1 << 16
 def _format(value: object) -> object:
     if value not in formats.names():
         raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(formats.names()))
+    if formats.needs_speakers(str(value)):
+        raise ValueError(f"{value} tells who speaks, and nobody here tells speakers apart")
     return value
 
 
@@ -47,6 +49,12 @@ class Asked(BaseModel):
     stream: bool = False
     keep_alive: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=-1)
     audio_track: str | None = None
+    max_line_width: int | None = Field(None, ge=1)
+    max_line_count: int | None = Field(None, ge=1)
+    highlight_words: bool = False
+    min_cue_duration: float = Field(0.0, ge=0, le=60)
+    max_cue_duration: float | None = Field(None, gt=0)
+    max_reading_speed: float | None = Field(None, gt=0)
 
 
 @v1
@@ -98,9 +106,21 @@ def _listen(asked: Asked, task: Task) -> Listen:
         language=asked.language,
         prompt=asked.prompt,
         temperature=asked.temperature,
-        words="word" in asked.timestamp_granularities,
+        words=_style(asked).needs_words,
         keep_alive=asked.keep_alive,
         audio_track=asked.audio_track,
+    )
+
+
+def _style(asked: Asked) -> Style:
+    return Style(
+        words="word" in asked.timestamp_granularities,
+        highlight_words=asked.highlight_words,
+        max_line_width=asked.max_line_width,
+        max_line_count=asked.max_line_count,
+        min_cue_duration=asked.min_cue_duration,
+        max_cue_duration=asked.max_cue_duration,
+        max_reading_speed=asked.max_reading_speed,
     )
 
 
@@ -114,7 +134,7 @@ def _notice(model: ModelInfo | None) -> dict[str, str]:
 def _document(transcript: Transcript, asked: Asked, model: ModelInfo | None) -> Response:
     """The transcript in its format; a long one in chunks, so that it is never whole in memory twice."""
     format = formats.find(asked.response_format)
-    chunks = format.write(transcript, "word" in asked.timestamp_granularities)
+    chunks = format.write(transcript, _style(asked))
     body = "".join(chunk for chunk in _up_to(chunks, _CHUNK))
     rest = next(chunks, None)
     if rest is None:
@@ -156,7 +176,7 @@ async def _go_whisper(
 ) -> AsyncIterator[ServerSentEvent]:
     """ping, task, segment…, ok or error. A segment is an object, in formats of text a JSON string."""
     yield sse.event("ping")
-    format = formats.find(asked.response_format)
+    pieces = formats.find(asked.response_format).pieces(_style(asked))
     try:
         async for event in events:
             match event:
@@ -165,8 +185,11 @@ async def _go_whisper(
                 case Started(task, language, duration):
                     yield sse.event("task", {"task": task, "language": language, "duration": duration})
                 case Segment():
-                    yield sse.event("segment", format.piece(event))
+                    for piece in pieces.add(event):
+                        yield sse.event("segment", piece)
                 case Done(transcript):
+                    for piece in pieces.end():
+                        yield sse.event("segment", piece)
                     for warning in transcript.warnings:
                         if warning != notice:
                             yield sse.event("warning", warning)

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 import msgspec
 
-from server.formats import Piece, verbose_json
-from server.types import Segment, Transcript
+from server.formats import Each, Pieces, verbose_json
+from server.types import Style, Transcript
 
 MEDIA_TYPE = "application/json"
 
 
-def write(transcript: Transcript, words: bool) -> Iterator[str]:
+def write(transcript: Transcript, style: Style) -> Iterator[str]:
     usage = {"type": "duration", "seconds": math.ceil(transcript.duration)}
     yield msgspec.json.encode({"text": transcript.text, "usage": usage}).decode()
 
 
-def piece(segment: Segment) -> Piece:
-    return verbose_json.brief(segment)
+def pieces(style: Style) -> Pieces:
+    return Each(verbose_json.brief)

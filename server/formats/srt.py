@@ -1,33 +1,48 @@
-"""srt: SubRip subtitles; cues are counted from 1, times have a comma."""
+"""srt: SubRip subtitles. Cues are counted from 1, times have a comma; a highlighted word is underlined.
 
-from collections.abc import Iterator
+SubRip has no way to escape: what a player would take for a tag or for the line that starts a cue is parted.
+Source: https://www.matroska.org/technical/subtitles.html#srt-subtitles
+"""
 
-from server.formats import Piece
-from server.types import Segment, Transcript
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from server import formats
+from server.formats import Pieces
+from server.subtitles import Atom, Cue, Cues, State, highlights, joined, timestamp, unlit
+from server.types import Style, Transcript
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
 
-
-def write(transcript: Transcript, words: bool) -> Iterator[str]:
-    for segment in transcript.segments:
-        yield _cue(segment)
+_PARTED = re.compile(r"(<(?=[/a-zA-Z])|\{(?=\\))")
+"""What begins a tag of HTML or of SSA for a player."""
 
 
-def piece(segment: Segment) -> Piece:
-    return _cue(segment)
+def write(transcript: Transcript, style: Style) -> Iterator[str]:
+    return formats.joined(pieces(style), transcript.segments)
 
 
-def _cue(segment: Segment) -> str:
-    # Nothing in a text may look like the line that starts a cue.
-    text = " ".join(segment.text.split()).replace("-->", "->")
-    times = f"{timestamp(segment.start, ',')} --> {timestamp(segment.end, ',')}"
-    return f"{segment.id + 1}\n{times}\n{text}\n\n"
+def pieces(style: Style) -> Pieces:
+    return formats.OfCues(Cues(style), _Numbered(highlights if style.highlight_words else unlit))
 
 
-def timestamp(at: float, point: str) -> str:
-    """Seconds as 01:02:03,456."""
-    milliseconds = round(at * 1000)
-    seconds, milliseconds = divmod(milliseconds, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{milliseconds:03}"
+class _Numbered:
+    """Blocks, counted: one for each cue, or where words are highlighted for each state of it."""
+
+    def __init__(self, states: Callable[[Cue], Iterable[State]]) -> None:
+        self._states = states
+        self._number = 0
+
+    def __call__(self, cue: Cue) -> str:
+        return "".join(self._block(cue, *state) for state in self._states(cue))
+
+    def _block(self, cue: Cue, start: float, end: float, lit: Atom | None) -> str:
+        self._number += 1
+        times = f"{timestamp(start, ',')} --> {timestamp(end, ',')}"
+        text = "\n".join(joined(line, lambda atom: _marked(atom, lit)) for line in cue.lines)
+        return f"{self._number}\n{times}\n{text}\n\n"
+
+
+def _marked(atom: Atom, lit: Atom | None) -> str:
+    text = _PARTED.sub(r"\1 ", atom.text).replace("-->", "->")
+    return f"<u>{text}</u>" if atom is lit else text

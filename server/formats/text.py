@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 
-from server.formats import Piece
-from server.types import Segment, Transcript
+from server.formats import Each, Pieces
+from server.types import Segment, Style, Transcript
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
 
 
-def write(transcript: Transcript, words: bool) -> Iterator[str]:
+def write(transcript: Transcript, style: Style) -> Iterator[str]:
     yield transcript.text + "\n"
 
 
-def piece(segment: Segment) -> Piece:
+def pieces(style: Style) -> Pieces:
+    return Each(_piece)
+
+
+def _piece(segment: Segment) -> str:
     return segment.text.lstrip() if segment.id == 0 else segment.text

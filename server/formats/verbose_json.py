@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from server import languages
-from server.formats import Piece
-from server.types import Segment, Transcript, Word
+from server.formats import Each, Pieces
+from server.types import Segment, Style, Transcript, Word
 
 MEDIA_TYPE = "application/json"
 
@@ -20,7 +20,7 @@ _SEEK_PER_SECOND = 100
 """Whisper counts `seek` in frames of 10 ms."""
 
 
-def write(transcript: Transcript, words: bool) -> Iterator[str]:
+def write(transcript: Transcript, style: Style) -> Iterator[str]:
     head = {
         "task": transcript.task,
         "language": languages.name(transcript.language),
@@ -29,7 +29,7 @@ def write(transcript: Transcript, words: bool) -> Iterator[str]:
     }
     yield _json(head)[:-1]
     yield from _array("segments", (full(segment) for segment in transcript.segments))
-    if words:
+    if style.words:
         yield from _array("words", (word_fields(word) for word in transcript.words))
     tail = {
         "usage": {"type": "duration", "seconds": math.ceil(transcript.duration)},
@@ -39,9 +39,12 @@ def write(transcript: Transcript, words: bool) -> Iterator[str]:
     yield "," + _json(tail)[1:]
 
 
-def piece(segment: Segment) -> Piece:
-    spoken = {"words": [word_fields(word) for word in segment.words]} if segment.words else {}
-    return full(segment) | spoken
+def pieces(style: Style) -> Pieces:
+    return Each(_with_words if style.words else full)
+
+
+def _with_words(segment: Segment) -> dict[str, Any]:
+    return full(segment) | {"words": [word_fields(word) for word in segment.words]}
 
 
 def brief(segment: Segment) -> dict[str, Any]:

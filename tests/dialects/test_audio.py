@@ -110,6 +110,26 @@ def test_vtt(client: httpx.Client) -> None:
     assert answer.text.count("-->") == 4
 
 
+def test_subtitles_of_short_lines_with_highlighted_words(client: httpx.Client) -> None:
+    fields: Any = {"max_line_width": 20, "max_line_count": "2", "highlight_words": "true"}
+    text = post(client, language="en", response_format="vtt", **fields).text
+    shown = re.sub(r"<[^>]*>", "", text).split("\n\n")[1:-1]
+    cues = [cue.splitlines()[1:] for cue in shown]
+    assert " ".join(line for cue in cues for line in cue) == TEXT
+    assert all(len(line) <= 20 for cue in cues for line in cue)
+    assert all(len(cue) <= 2 for cue in cues)
+    assert text.count("<c>") == len(TEXT.split())
+    assert re.search(r" <00:00:0\d\.\d{3}><c>weather</c>", text)
+
+
+def test_held_back_cues_end_a_stream(client: httpx.Client) -> None:
+    fields: Any = {"response_format": "srt", "min_cue_duration": "1", "language": "en"}
+    events = sse(post(client, TRANSCRIPTIONS + "?stream=1", **fields).text)
+    pieces = [json.loads(data or "") for name, data in events if name == "segment"]
+    assert "".join(pieces) == post(client, **fields).text
+    assert events[-1][0] == "ok"
+
+
 @pytest.mark.parametrize(
     ("sentence", "voice", "code", "name", "english"),
     [
@@ -241,7 +261,7 @@ def test_go_whisper_events(client: httpx.Client) -> None:
     assert segment["text"] == " " + SENTENCES[0]
 
 
-@pytest.mark.parametrize("format", ["text", "srt", "vtt"])
+@pytest.mark.parametrize("format", ["text", "srt", "vtt", "tsv", "lrc"])
 def test_go_whisper_text_formats_carry_their_text(client: httpx.Client, format: str) -> None:
     events = sse(post(client, TRANSCRIPTIONS + "?stream=1", language="en", response_format=format).text)
     pieces = [json.loads(data or "") for name, data in events if name == "segment"]
@@ -372,7 +392,9 @@ def test_curl(server: Server, tmp_path: Any) -> None:
 # Bad input --------------------------------------------------------------------------------------------
 
 BAD = [
-    ({"response_format": "xml"}, "response_format", 'response_format: "xml" is not one of json, srt'),
+    ({"response_format": "xml"}, "response_format", 'response_format: "xml" is not one of json, lrc'),
+    ({"response_format": "rttm"}, "response_format", "rttm tells who speaks"),
+    ({"max_line_width": "0"}, "max_line_width", "max_line_width: Input should be greater"),
     ({"language": "klingon"}, "language", '"klingon" is not a language that Whisper knows'),
     ({"language": "pt"}, "language", 'ggml-demo does not know the language "pt"; it knows en, de, es, fr'),
     ({"temperature": "1.5"}, "temperature", "temperature: Input should be less than or equal to 1"),

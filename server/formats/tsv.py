@@ -1,0 +1,24 @@
+"""tsv: a row for each segment, times in whole milliseconds, as OpenAI's whisper writes it."""
+
+from collections.abc import Iterator
+
+from server import formats
+from server.formats import Pieces
+from server.subtitles import plain
+from server.types import Segment, Style, Transcript
+
+MEDIA_TYPE = "text/tab-separated-values; charset=utf-8"
+
+_HEAD = "start\tend\ttext\n"
+
+
+def write(transcript: Transcript, style: Style) -> Iterator[str]:
+    return formats.joined(pieces(style), transcript.segments)
+
+
+def pieces(style: Style) -> Pieces:
+    return formats.Headed(_HEAD, formats.Each(_row))
+
+
+def _row(segment: Segment) -> str:
+    return f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{plain(segment.text)}\n"
