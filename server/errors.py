@@ -15,6 +15,7 @@ SpeechError
 ├── ModelNotFound
 ├── ModelBroken             the file is there and cannot be loaded
 ├── Busy                    refused now, welcome later
+│   ├── Starting            the server is being started
 │   ├── Stopping            the server is being stopped
 │   └── Leaving             the model is being unloaded
 ├── NoMemory                the model does not fit beside what is in use
@@ -97,6 +98,13 @@ class Busy(SpeechError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Starting(Busy):
+    """The server is being started: its readers or the models of `preload` and `pinned` are on their way."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is being started; try again soon", retry_after=2)
 
 
 class Stopping(Busy):

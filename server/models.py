@@ -28,13 +28,17 @@ ALIASES = frozenset(
     {
         "whisper",
         "whisper-1",
+        "gpt-transcribe",
         "gpt-4o-transcribe",
         "gpt-4o-mini-transcribe",
+        "gpt-4o-mini-transcribe-2025-12-15",
         "gpt-4o-transcribe-diarize",
     }
 )
 """Names that clients of hosted services send: each means the best installed model."""
 
+Able = Callable[[ModelInfo], bool]
+"""Whether a model can do what is asked."""
 
 _NONE = "no model that can be loaded is installed"
 
@@ -140,14 +144,15 @@ class Models:
         """
         return tuple(known.info for known in self._look())
 
-    def find(self, name: str | None) -> ModelInfo:
+    def find(self, name: str | None, able: Able = lambda _: True) -> ModelInfo:
         """The model that a client means by `name`: an id, with or without "ggml-" and ".bin", or an alias.
 
-        None and "" mean the default. Raises ModelNotFound, or ModelBroken for a file that cannot be loaded.
-        A name is only ever compared, never made into a path.
+        None and "" mean the default, or the best installed one where only that is `able`; an alias of hosted
+        services means the best that is able, if any. Raises ModelNotFound, or ModelBroken for a file that
+        cannot be loaded. A name is only ever compared, never made into a path.
         """
         models = self._look()
-        known = self._named(models, name or self._default) if name or self._default else self._first(models)
+        known = self._named(models, name, able) if name else self._unnamed(models, able)
         if known.info.broken:
             raise ModelBroken(f"the model {known.info.id} cannot be loaded: {known.info.broken}")
         return known.info
@@ -338,18 +343,24 @@ class Models:
         """The file that says that the bundled model of this file name was deleted."""
         return self.folder / f".{name}.deleted"
 
-    def _named(self, models: tuple[_Known, ...], name: str) -> _Known:
+    def _unnamed(self, models: tuple[_Known, ...], able: Able) -> _Known:
+        known = self._named(models, self._default) if self._default else self._first(models)
+        if known.info.broken or able(known.info):
+            return known
+        return max(_ranked(models, able), key=itemgetter(0), default=((), known))[1]
+
+    def _named(self, models: tuple[_Known, ...], name: str, able: Able = lambda _: True) -> _Known:
         if found := _by_id(models, name):
             return found
         if meaning := self._aliases.get(name):
-            return self._means(models, name, meaning)
+            return self._means(models, name, meaning, able)
         if (entry := catalogue.find(name)) and (found := _by_id(models, entry.id)):
             return found
         if name in ALIASES:
-            return self._best(models)
+            return self._best(models, able)
         raise self._unknown(name, [known.info.id for known in models])
 
-    def _means(self, models: tuple[_Known, ...], alias: str, name: str) -> _Known:
+    def _means(self, models: tuple[_Known, ...], alias: str, name: str, able: Able) -> _Known:
         """What an alias of the owner's means; aliases of aliases are none."""
         if found := _by_id(models, name):
             return found
@@ -357,7 +368,7 @@ class Models:
         if found := _by_id(models, entry.id if entry else name):
             return found
         if name in ALIASES:
-            return self._best(models)
+            return self._best(models, able)
         error = self._unknown(name, [known.info.id for known in models])
         raise ModelNotFound(f"{alias[:_LONGEST_NAME]!a} means {name!a}: {error}")
 
@@ -367,12 +378,8 @@ class Models:
         wanted = self._demo == "true" or (self._demo == "auto" and not real)
         return demo if wanted and demo else self._best(models)
 
-    def _best(self, models: tuple[_Known, ...]) -> _Known:
-        ranked = [
-            (_rank(known.info.id, known.header), known)
-            for known in models
-            if known.header and known.traits is not DEMO
-        ]
+    def _best(self, models: tuple[_Known, ...], able: Able = lambda _: True) -> _Known:
+        ranked = _ranked(models, able) or _ranked(models)
         if not ranked:
             raise self._none(demo=any(known.traits is DEMO for known in models))
         return max(ranked, key=itemgetter(0))[1]
@@ -498,6 +505,16 @@ def _described(plain: ModelInfo, header: ggml.Header) -> ModelInfo:
 def _traits(id: str, header: ggml.Header) -> Traits | None:
     kin = (header.audio_state, header.audio_layers, header.text_layers)
     return next((traits for traits in TRAITS if (traits.id, traits.kin) == (id, kin)), None)
+
+
+def _ranked(
+    models: tuple[_Known, ...], able: Able = lambda _: True
+) -> list[tuple[tuple[float, ...], _Known]]:
+    return [
+        (_rank(known.info.id, known.header), known)
+        for known in models
+        if known.header and known.traits is not DEMO and able(known.info)
+    ]
 
 
 def _rank(id: str, header: ggml.Header) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import uvicorn
 from rich.console import Console
-from starlette.applications import Starlette
 
 from server import app, models, services
 from server.config import Config
@@ -30,16 +29,16 @@ async def serve(config: Config) -> None:
     # These tell each request that we make ourselves, at level info.
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    # Services start before the port answers, and what keeps them from it is one sentence, not a traceback.
     with _listening(config) as listening:
-        async with services.running(config) as serving:
-            await _serve(config, app.build(serving), listening)
+        async with services.starting(config) as serving:
+            await _serve(config, serving, listening)
 
 
-async def _serve(config: Config, application: Starlette, listening: socket.socket) -> None:
+async def _serve(config: Config, serving: services.Services, listening: socket.socket) -> None:
+    """Serve, and warm up meanwhile: the port tells from the start whether it is ready."""
     server = uvicorn.Server(
         uvicorn.Config(
-            application,
+            app.build(serving),
             http="httptools",
             lifespan="on",
             log_config=None,
@@ -50,11 +49,25 @@ async def _serve(config: Config, application: Starlette, listening: socket.socke
     # uvicorn ends by raising the signal again that ended it; by then it has been obeyed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    showing = asyncio.create_task(_show(server, config, f"http://{_address(listening)}"))
+    warming = asyncio.create_task(_warm_up(server, serving))
+    showing = asyncio.create_task(_show(server, serving, f"http://{_address(listening)}"))
     try:
         await server.serve(sockets=[listening])
     finally:
         showing.cancel()
+        warming.cancel()
+        await asyncio.wait({warming})
+    if not warming.cancelled():
+        warming.result()
+
+
+async def _warm_up(server: uvicorn.Server, serving: services.Services) -> None:
+    """Without what was to be there from the start, the server ends; its command says why in one sentence."""
+    try:
+        await serving.warm_up()
+    except Exception:
+        server.should_exit = True
+        raise
 
 
 def _listening(config: Config) -> socket.socket:
@@ -74,17 +87,18 @@ def _address(listening: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def _show(server: uvicorn.Server, config: Config, url: str) -> None:
+async def _show(server: uvicorn.Server, serving: services.Services, url: str) -> None:
     """Once ready: say so, transcribe the bundled clip through our own door, and tell what to try next."""
     while not server.started:
         await asyncio.sleep(0.02)
+    await serving.warm.wait()
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"[bold green]whisperd is ready[/] on {url}")
     clip = clip_path()
     if not clip:
         return
     try:
-        model = services.store(config).find(None)
+        model = await asyncio.to_thread(serving.models.find, None)
     except SpeechError as error:
         out.print(f"[yellow]{error}[/]")
         return

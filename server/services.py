@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 from server import catalogue, models, spool, transcribe
 from server.config import Config
-from server.errors import ModelNotFound
+from server.errors import ModelNotFound, SpeechError, Starting
 from server.memory import Memory, megabytes
 from server.pull import Pulling, Pulls
 from server.reader import Readers
@@ -25,22 +25,38 @@ class Services:
     readers: Readers
     runner: Runner
     memory: Memory
+    warm: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once readers are up and what is to be preloaded is loaded."""
 
-    def find(self, name: str) -> ModelInfo | None:
-        """The model of that name; None where it is not here and will be pulled at its first use.
+    async def warm_up(self) -> None:
+        """Start the readers and load what is to be loaded at the start. Raises what keeps it from that."""
+        # Headers of all models are read once, here, rather than in the first request.
+        await asyncio.gather(self.readers.start(), asyncio.to_thread(self.models.installed))
+        for name in dict.fromkeys(self.config.pinned + self.config.preload):
+            await self.memory.load(self.models.find(name))
+        self.warm.set()
+
+    def check_ready(self) -> None:
+        """Raises Starting before `warm_up` is done, and ModelNotFound where the models cannot be read."""
+        if not self.warm.is_set():
+            raise Starting
+        self.models.installed()
+
+    def choose(self, listen: Listen) -> ModelInfo | None:
+        """The model that is to hear this; None where it is not here and will be pulled at its first use.
 
         Raises ModelNotFound and ModelBroken.
         """
         try:
-            return self.models.find(name)
+            return transcribe.choose(self.models, listen)
         except ModelNotFound:
-            if self.config.auto_pull and catalogue.find(name):
+            if self.config.auto_pull and catalogue.find(listen.model):
                 return None
             raise
 
     async def transcribe(self, listen: Listen, media: Spool) -> AsyncGenerator[Event]:
         """Events of one media; see transcribe.py. A model that is to be pulled is pulled first."""
-        if self.find(listen.model) is None:
+        if self.choose(listen) is None:
             async for waiting in self._pulled(listen.model):
                 yield waiting
         events = transcribe.transcribe(listen, media, self.models, self.readers, self.memory, self.runner)
@@ -50,7 +66,7 @@ class Services:
 
     async def detect(self, listen: Listen, media: Spool) -> dict[str, float]:
         """Probability of each language by the first speech of a media; see transcribe.py."""
-        if self.find(listen.model) is None:
+        if self.choose(listen) is None:
             async for _ in self._pulled(listen.model):
                 pass
         return await transcribe.detect(listen, media, self.models, self.readers, self.memory, self.runner)
@@ -75,15 +91,19 @@ def store(config: Config) -> models.Models:
 
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Services]:
-    """The services, started; all their processes and files are gone at the end."""
+    """The services, warm; all their processes and files are gone at the end."""
+    async with starting(config) as services:
+        await services.warm_up()
+        yield services
+
+
+@asynccontextmanager
+async def starting(config: Config) -> AsyncIterator[Services]:
+    """The services at once, for who warms them up himself. They work before that, only slower."""
     spool.sweep(config.spool_folder)
     services = _made(config)
     try:
-        # Headers of all models are read once, here, rather than in the first request.
-        await asyncio.gather(services.readers.start(), asyncio.to_thread(services.models.installed))
-        for name in dict.fromkeys(config.pinned + config.preload):
-            await services.memory.load(services.models.find(name))
-        with _digesting(services.models):
+        async with _digesting(services):
             yield services
     finally:
         await services.pulls.stop()
@@ -120,14 +140,21 @@ def _made(config: Config) -> Services:
     return Services(config, found, pulls, readers, runner, memory)
 
 
-@contextmanager
-def _digesting(found: models.Models) -> Iterator[None]:
-    """In the background, learn the hashes of models that people copied in."""
+@asynccontextmanager
+async def _digesting(services: Services) -> AsyncIterator[None]:
+    """In the background, once the server is warm, learn the hashes of models that people copied in."""
     stopped = threading.Event()
-    thread = threading.Thread(target=found.digest_all, args=(stopped.is_set,), name="digests")
-    thread.start()
+
+    async def digest() -> None:
+        await services.warm.wait()
+        await asyncio.to_thread(services.models.digest_all, stopped.is_set)
+
+    digesting = asyncio.create_task(digest())
     try:
         yield
     finally:
         stopped.set()
-        thread.join()
+        if not services.warm.is_set():
+            digesting.cancel()
+        with suppress(asyncio.CancelledError, SpeechError):
+            await digesting

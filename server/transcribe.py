@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from server.errors import BadField, UnsupportedLanguage
+from server.errors import BadField, BadRequest, UnsupportedLanguage
 from server.memory import Memory
 from server.models import Models
 from server.reader import Position, Readers, Reading
@@ -57,12 +57,30 @@ def check(model: ModelInfo, listen: Listen) -> None:
     """Raises UnsupportedLanguage or BadField for what the model cannot do."""
     if listen.task == "translate" and not model.multilingual:
         raise BadField(f"the model {model.id} knows English only and cannot translate", "model")
+    if listen.task == "translate" and "translate" not in model.capabilities:
+        raise BadField(f"the model {model.id} cannot translate: it was trained without translations", "model")
     if listen.language and listen.language not in model.languages:
         raise UnsupportedLanguage(
             f'the model {model.id} does not know the language "{listen.language}"; it knows '
             + ", ".join(model.languages),
             "language",
         )
+
+
+def choose(models: Models, listen: Listen) -> ModelInfo:
+    """The model that is to hear this. Where no single one is named, it is one that can.
+
+    Raises ModelNotFound and ModelBroken; `check` tells whether the one that was named can.
+    """
+
+    def able(model: ModelInfo) -> bool:
+        try:
+            check(model, listen)
+        except BadRequest:
+            return False
+        return True
+
+    return models.find(listen.model, able)
 
 
 async def transcribe(
@@ -73,7 +91,7 @@ async def transcribe(
     Raises what `errors` lists: ModelNotFound and bad requests before anything is read, BadMedia and failures
     of the machinery whenever they show. Closing the iterator stops all work for this media.
     """
-    model = models.find(listen.model)
+    model = choose(models, listen)
     check(model, listen)
     async with aclosing(_Hearing(listen, model, memory, runner).events(readers, spool)) as events:
         async for event in events:
@@ -87,7 +105,7 @@ async def detect(
 
     Raises as `transcribe`.
     """
-    model = models.find(listen.model)
+    model = choose(models, listen)
     request = uuid4().hex
     found: dict[str, float] = {}
     heard = 0.0

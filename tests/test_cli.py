@@ -164,8 +164,18 @@ def test_serve_without_a_model_says_what_to_do(tmp_path: Path) -> None:
     with serving(tmp_path, demo="false") as server, server.client() as client:
         assert "no model but the demo is installed" in server.log
         answer = client.post("/v1/audio/transcriptions", files={"file": ("a.wav", b"x")})
-        assert answer.status_code == 404
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith(
+            "Bad Request, need model or language; no model but the demo"
+        )
         assert f"copy a GGML Whisper file such as ggml-base.bin into {tmp_path}" in answer.json()["reason"]
+
+
+def test_what_cannot_be_preloaded_ends_the_start_in_one_sentence(tmp_path: Path) -> None:
+    done = whisperd("serve", "--port", "0", "--preload", "ggml-nope", data=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1].startswith("whisperd: there is no model 'ggml-nope'")
+    assert b"Traceback" not in done.stderr
 
 
 def test_preload_and_a_model_folder_of_ones_own(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from server import digests
 from server.digests import Note
 from server.errors import BadField, BadRequest, ModelBroken, ModelNotFound, NoSpace, NotWritable
 from server.models import ALIASES, DEMO, Models, bundled
-from server.types import LONGEST_WINDOW, ModelInfo, WindowShape
+from server.transcribe import check, choose
+from server.types import LONGEST_WINDOW, Listen, ModelInfo, WindowShape
 from tests.test_ggml import DEMO as DEMO_FILE
 from tests.test_ggml import SMALL, Shape, patch, write_model
 
@@ -262,6 +264,30 @@ class TestFind:
         assert Models(folder, bundle, default="other", demo="true").find(name).id == "ggml-other"
         assert Models(folder, bundle, default="whisper-1", demo="true").find(name).id == "ggml-mine"
         assert "there is no model 'absent'" in refusal(Models(folder, bundle, default="absent"), name)
+
+    def test_who_names_no_single_model_gets_one_that_can(self, folder: Path) -> None:
+        bundle = DEMO_FILE.parent
+        write_model(folder / "ggml-base.en.bin", Shape(**ENGLISH, width=512, heads=8, audio_layers=6))
+        add(folder, "ggml-mine")
+        speaks_german = Listen(model="", language="de")
+        english, any_language = Listen(model="", language="en"), Listen(model="")
+        for models in (Models(folder, bundle), Models(folder, bundle, default="base.en")):
+            assert choose(models, english).id == choose(models, any_language).id == "ggml-base.en"
+            assert choose(models, speaks_german).id == "ggml-mine"
+            assert choose(models, Listen(model="", task="translate")).id == "ggml-mine"
+            assert choose(models, replace(speaks_german, model="whisper-1")).id == "ggml-mine"
+            assert choose(models, replace(english, model="whisper-1")).id == "ggml-base.en"
+            assert choose(models, replace(speaks_german, model="base.en")).id == "ggml-base.en"
+
+    def test_a_model_without_translations_does_not_translate(self, folder: Path) -> None:
+        write_model(folder / "ggml-large-v3-turbo.bin", replace(LARGE, text_layers=4))
+        add(folder, "ggml-mine")
+        models = Models(folder, None)
+        translation = Listen(model="whisper-1", task="translate")
+        assert choose(models, replace(translation, task="transcribe")).id == "ggml-large-v3-turbo"
+        assert choose(models, translation).id == "ggml-mine"
+        with pytest.raises(BadField, match="cannot translate: it was trained without translations"):
+            check(models.find("large-v3-turbo"), translation)
 
     def test_the_demo_is_the_default_until_there_is_another(self, folder: Path) -> None:
         models = Models(folder, DEMO_FILE.parent, demo="auto")

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from server import config, errors, fields, formats, languages, sse, transcribe
 from server.dialects import problem, services, v1
+from server.services import Services
 from server.spool import spooled
 from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Style, Task, Transcript, Waiting
 
@@ -57,6 +58,18 @@ class Asked(BaseModel):
     max_reading_speed: float | None = Field(None, gt=0)
 
 
+def _english(value: object) -> str:
+    if languages.code(str(value)) not in (None, "en"):
+        raise ValueError(f'Whisper translates into English alone, not into "{str(value)[:40]}"')
+    return "en"
+
+
+class AskedToTranslate(Asked):
+    """The fields of a translation."""
+
+    target_language: Annotated[str, BeforeValidator(_english)] = "en"
+
+
 @v1
 async def transcriptions(request: Request) -> Response:
     return await _answer(request, "transcribe")
@@ -80,23 +93,35 @@ async def _answer(request: Request, task: Task) -> Response:
     serving.readers.refuse_if_full()  # before gigabytes are sent for nothing
 
     def check(asked: Asked) -> None:
-        if asked.model and (model := serving.find(asked.model)):
-            transcribe.check(model, _listen(asked, task))
+        listen = _listen(asked, task)
+        if asked.model and (model := _model(serving, listen)):
+            transcribe.check(model, listen)
 
     async with AsyncExitStack() as stack:
         spool = await stack.enter_async_context(spooled(limits.spool_folder, limits.max_upload))
-        form = fields.Form(Asked(), spool, check)
+        form = fields.Form(Asked() if task == "transcribe" else AskedToTranslate(), spool, check)
         asked = await form.read(
             request, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
         )
-        model = serving.find(asked.model)
-        events = serving.transcribe(_listen(asked, task), spool)
+        listen = _listen(asked, task)
+        model = _model(serving, listen)
+        events = serving.transcribe(listen, spool)
         await stack.enter_async_context(aclosing(events))
         if events_wanted or (events_wanted is None and asked.stream):
             first = await stack.enter_async_context(sse.first(events))
             stream = _stream(sse.resumed(first, events), asked, bool(events_wanted), model)
             return sse.Held(stream, stack.pop_all())
         return _document(await transcribe.whole(events), asked, model)
+
+
+def _model(serving: Services, listen: Listen) -> ModelInfo | None:
+    """The model for it. The NIM's sentence stands for a server that has no default."""
+    try:
+        return serving.choose(listen)
+    except errors.ModelNotFound as error:
+        if listen.model or listen.language:
+            raise
+        raise errors.BadRequest(f"Bad Request, need model or language; {error}", "model") from error
 
 
 def _listen(asked: Asked, task: Task) -> Listen:

@@ -1,0 +1,76 @@
+"""What NVIDIA's ASR NIM has and no other: readiness and liveness, version and metadata.
+
+Its transcriptions and translations stand in audio.py, its models in models.py. Readiness is open to all.
+"""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server import __version__, errors
+from server.dialects import services, v1
+from server.services import Services
+from server.types import ModelInfo
+
+API = "3.1.0"
+"""The version of the NIM's HTTP API whose routes and answers these are."""
+
+
+async def ready(request: Request) -> Response:
+    """200 once readers are up and what is to be preloaded is loaded; other models load at their first use."""
+    try:
+        services(request).check_ready()
+    except errors.Busy as error:
+        return JSONResponse(_health(str(error), "not_ready"), 503, {"Retry-After": str(error.retry_after)})
+    except errors.SpeechError as error:
+        return JSONResponse(_health(str(error), "not_ready"), 503)
+    return JSONResponse(_health("ready", "ready"))
+
+
+async def live(request: Request) -> Response:
+    return JSONResponse(_health("live", "live"))
+
+
+def _health(message: str, status: str) -> dict[str, str]:
+    return {"object": "health.response", "message": message, "status": status}
+
+
+async def version(request: Request) -> Response:
+    return JSONResponse({"release": __version__, "api": API})
+
+
+@v1
+async def metadata(request: Request) -> Response:
+    """The models that can be loaded; the profile is the SHA-256 of the one for requests that name none."""
+    serving = services(request)
+    return JSONResponse(
+        {
+            "version": __version__,
+            "selectedModelProfileId": _selected(serving),
+            "modelInfo": [_model(serving, info) for info in serving.models.installed() if not info.broken],
+            "repository_override": "",
+            "assetInfo": [],
+            "licenseInfo": {},
+        }
+    )
+
+
+def _selected(serving: Services) -> str:
+    try:
+        return serving.models.find(None).sha256
+    except errors.SpeechError:
+        return ""
+
+
+def _model(serving: Services, info: ModelInfo) -> dict[str, str]:
+    note = serving.models.origin(info)
+    url = f"hf://{note.repo}/{note.path}" if note and note.repo else info.path.name
+    return {"modelUrl": url, "shortName": info.id}
+
+
+ROUTES = [
+    Route("/v1/health/ready", ready),
+    Route("/v1/health/live", live),
+    Route("/v1/version", version),
+    Route("/v1/metadata", metadata),
+]
