@@ -1,7 +1,10 @@
 """What the tests share: one real server for those that do not harm it."""
 
+import fcntl
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,6 +16,43 @@ pytest_plugins = ("tests.hub",)
 
 # Run in the background by a shell, we and all that we start would ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Several at a time -------------------------------------------------------------------------------------
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as there are cores, up to four. A single file has nothing to share out."""
+    only = config.args[0].partition("::")[0] if len(config.args) == 1 else ""
+    return 0 if only.endswith(".py") else min(len(os.sched_getaffinity(0)), 4)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` begins when the tests of other workers have ended, and these wait for its end."""
+    here = Path(__file__)
+    kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    with _locked(here.parent, kind, gate=here):
+        return (yield)
+
+
+@contextmanager
+def _locked(place: Path, kind: int, gate: Path) -> Iterator[None]:
+    """The gate is held while waiting, so that who wants it alone is not overtaken for ever."""
+    lock = os.open(place, os.O_RDONLY)
+    try:
+        queue = os.open(gate, os.O_RDONLY)
+        try:
+            fcntl.flock(queue, fcntl.LOCK_EX)
+            fcntl.flock(lock, kind)
+        finally:
+            os.close(queue)
+        yield
+    finally:
+        os.close(lock)
+
+
+# Servers -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

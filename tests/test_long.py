@@ -66,6 +66,7 @@ def watching(server: Server) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_ten_hours_stay_within_the_bound(tmp_path: Path) -> None:
     media = tmp_path / "day.flac"
     write(media, HOURS * 60)

@@ -221,8 +221,7 @@ async def test_retiring_returns_at_once_while_in_use(make: Make) -> None:
         await memory.retire("a")
         with pytest.raises(Leaving):
             await memory.load(A)
-    while memory.loaded():
-        await asyncio.sleep(0.01)
+    await memory.unload("a")
     await memory.load(A)
     await memory.retire("a")
     assert ids(memory) == []
@@ -239,6 +238,7 @@ async def test_a_request_that_meets_an_expiring_model_loads_it_again(make: Make,
     assert ids(memory) == ["a"]
 
 
+@pytest.mark.alone
 async def test_the_memory_returns_however_often(tmp_path: Path) -> None:
     """Whole process tree, by proportional size: after ten loads and unloads as after the first."""
     runner = local.Runner(tmp_path / "empty", slots=1)

@@ -72,6 +72,8 @@ print("pytest in", os.path.basename(os.getcwd())[:7], *sys.argv[1:])
 sys.exit(5 if "slow" in sys.argv else 0)
 """
 
+QUICK = "pytest in a clone -m not slow -n auto --dist loadfile"
+
 
 class Checkout:
     """A fresh clone, with a small project in place of ours."""
@@ -163,6 +165,7 @@ def test_who_sets_the_demo_setting_keeps_it(checkout: Checkout) -> None:
     assert " false serve" in checkout.run("scripts/serve", env={"WHISPERD_DEMO": "false"}).stdout
 
 
+@pytest.mark.alone
 def test_a_second_start_installs_nothing_and_takes_no_time(checkout: Checkout) -> None:
     before = checkout.builds()
     took = []
@@ -265,16 +268,16 @@ def test_what_debian_keeps_apart_from_python_comes_from_apt(tmp_path: Path) -> N
 
 
 def test_the_tests_leave_out_slow_ones_unless_asked_for(checkout: Checkout, tmp_path: Path) -> None:
-    assert checkout.run("scripts/test", "-x", cwd=tmp_path).stdout == "pytest in a clone -m not slow -x\n"
-    assert checkout.run("scripts/test", "-m", "slow").stdout == "pytest in a clone -m not slow -m slow\n"
+    assert checkout.run("scripts/test", "-x", cwd=tmp_path).stdout == f"{QUICK} -x\n"
+    assert checkout.run("scripts/test", "-m", "slow").stdout == f"{QUICK} -m slow\n"
 
 
 def test_ci_runs_everything_and_ends_with_pytests_last_line(checkout: Checkout, tmp_path: Path) -> None:
     passed = checkout.run(".ci/run", cwd=tmp_path, env={"CI": "true"})
     assert passed.stdout.splitlines() == [
         "pytest in a clone --quiet tests/test_layout.py",
-        "pytest in a clone -m not slow",
-        "pytest in a clone -m not slow -m slow",
+        QUICK,
+        f"{QUICK} -m slow",
     ]
     assert passed.returncode == 0, "no slow test was found, which is fine"
 
