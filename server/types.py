@@ -47,6 +47,8 @@ class Token:
     """UTF-8, with the space before it; a character may begin in one token and end in the next."""
     logprob: float
     """Natural logarithm of its probability at its place."""
+    start: float | None = None
+    """Seconds from the window's start at which the model's attention hears it; None where it cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Segment:
     text: str
     """With the space before it that Whisper writes, so that texts join by concatenation."""
     words: tuple[Word, ...] = ()
-    """Filled when words were asked for."""
+    """Filled when words were asked for; by words.py, not by engines."""
     tokens: tuple[int, ...] = ()
     """Ids in the model's vocabulary, timestamps left out."""
     logprobs: tuple[Token, ...] = ()
@@ -177,7 +179,9 @@ class Decode:
     prompt: str = ""
     temperature: float = 0.0
     words: bool = False
+    """Whether times of words will be wanted: an engine that can, aligns its tokens."""
     logprobs: bool = False
+    """Whether segments are to have their tokens with probabilities."""
     short_context: bool = False
     """Whether the encoder may be cut to the window's length (only models trained for it)."""
     only_language: bool = False

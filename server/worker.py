@@ -7,11 +7,14 @@ where workers run; this is what runs there.
 import importlib
 import queue
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
+from server import engines, words
 from server.child import Parent
 from server.engines import Stopped, Transcriber
 from server.errors import SpeechError
@@ -86,7 +89,7 @@ def main() -> None:
 def _do(work: Work, engine: Transcriber, stopped: set[int]) -> FromWorker:
     pcm = np.frombuffer(work.pcm, "<i2").astype(np.float32) / np.float32(32768)
     try:
-        heard = engine.transcribe(pcm, work.decode, lambda: work.number in stopped)
+        heard = _hear(engine, pcm, work.decode, lambda: work.number in stopped)
     except Stopped:
         return Gave(work.number)
     except SpeechError as error:
@@ -94,3 +97,12 @@ def _do(work: Work, engine: Transcriber, stopped: set[int]) -> FromWorker:
     finally:
         stopped.discard(work.number)
     return Result(work.number, heard)
+
+
+def _hear(engine: Transcriber, pcm: NDArray[np.float32], decode: Decode, stop: engines.Stop) -> Heard:
+    """The engine's answer with true times, and with words where they are wanted."""
+    heard = engine.transcribe(pcm, replace(decode, logprobs=decode.logprobs or decode.words), stop)
+    heard = words.timed(heard, pcm, decode.words)
+    if decode.logprobs:
+        return heard
+    return replace(heard, segments=tuple(replace(segment, logprobs=()) for segment in heard.segments))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from server.engines import Stop, Stopped
 from server.errors import ModelBroken, WorkFailed
-from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Token, Word
+from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Token
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,6 @@ class Engine:
         params.translate = decode.task == "translate"
         params.temperature = decode.temperature
         params.initial_prompt = _tail(decode.prompt)
-        params.token_timestamps = decode.words
         params.audio_ctx = _context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
         return params
 
@@ -137,7 +136,6 @@ class Engine:
             start=start,
             end=end,
             text=text,
-            words=tuple(_words(pieces, tokens, start, end)) if decode.words else (),
             tokens=tuple(token.id for token in tokens),
             logprobs=tuple(map(_scored, pieces, tokens)) if decode.logprobs else (),
             avg_logprob=float(np.mean([token.plog for token in tokens])) if tokens else None,
@@ -168,23 +166,6 @@ def _tail(prompt: str) -> str:
 
 def _context_frames(seconds: float) -> int:
     return min(int((seconds + _MARGIN) * _FRAMES_PER_SECOND) + 1, int(LONGEST_WINDOW * _FRAMES_PER_SECOND))
-
-
-def _words(pieces: list[bytes], tokens: list[Any], start: float, end: float) -> Iterator[Word]:
-    """Tokens joined into words; a word begins where the text has a space."""
-    groups: list[list[int]] = []
-    for index, piece in enumerate(pieces):
-        if not groups or piece.startswith(b" "):
-            groups.append([])
-        groups[-1].append(index)
-    floor = start
-    for group in groups:
-        text = b"".join(pieces[index] for index in group).decode("utf-8", "replace").strip()
-        first = min(max(tokens[group[0]].t0 * _TICK, floor), end)
-        floor = min(max(tokens[group[-1]].t1 * _TICK, first), end)
-        if text:
-            probability = float(np.exp(np.mean([tokens[index].plog for index in group])))
-            yield Word(text, first, floor, probability)
 
 
 def _log(level: int, message: str, complaints: list[str]) -> None:

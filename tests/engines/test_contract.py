@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server import engines
+from server import engines, words
 from server.engines import Stopped, Transcriber
 from server.errors import ModelBroken
 from server.types import Decode
 from tests.speech import SENTENCES, say, silence
+from tests.voices import speak
 
 DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
 
@@ -92,19 +93,20 @@ def test_times_lie_where_the_speech_is(engine: Transcriber) -> None:
     assert second.end == pytest.approx((len(pcm) - 3200) / 16000, abs=0.4)
 
 
-def test_words_have_times_inside_their_segment_and_in_order(engine: Transcriber) -> None:
-    (segment,) = engine.transcribe(say(SENTENCES[1]), Decode(language="en", words=True), never).segments
-    assert [word.text for word in segment.words] == SENTENCES[1].split()
+@pytest.mark.parametrize("sentence", [*SENTENCES[:2], *SENTENCES[3:5]])
+def test_words_lie_where_they_are_said(engine: Transcriber, sentence: str) -> None:
+    spoken = speak(sentence)
+    pcm = np.concatenate([silence(0.4), spoken.pcm, silence(0.4)])
+    heard = engine.transcribe(pcm, Decode(language="en", words=True, logprobs=True), never)
+    (segment,) = words.timed(heard, pcm, words=True).segments
+    assert [word.text for word in segment.words] == sentence.split()
     times = [time for word in segment.words for time in (word.start, word.end)]
+    truth = [0.4 + time for word in spoken.words for time in (word.start, word.end)]
     assert times == sorted(times)
-    assert segment.start <= times[0]
-    assert times[-1] <= segment.end
+    assert times == pytest.approx(truth, abs=0.3)
+    assert np.median(np.abs(np.subtract(times, truth))) < 0.06
+    assert (segment.start, segment.end) == (times[0], times[-1])
     assert all(0 < (word.probability or 0) <= 1 for word in segment.words)
-
-
-def test_words_are_not_made_when_nobody_asked(engine: Transcriber) -> None:
-    (segment,) = engine.transcribe(say(SENTENCES[1]), Decode(language="en"), never).segments
-    assert segment.words == ()
 
 
 def test_tokens_have_probabilities_and_join_to_the_text(engine: Transcriber) -> None:

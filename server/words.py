@@ -1,0 +1,297 @@
+"""When each word was said: tokens joined into words, and words laid over the sound they can be heard in.
+
+Runs in the worker, behind every engine. Whisper's own token times are loose by a fifth of a second and more,
+and few models have heads whose attention tells them. Words begin and end where the sound changes, keep the
+proportions of their letters, and never lie in a pause: the boundaries are chosen together, by dynamic
+programming over frames of 10 ms. Where the engine aligned its tokens, boundaries stay near those times.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.types import SAMPLE_RATE, Heard, Segment, Token, Word
+
+Floats = NDArray[np.float64]
+Pcm = NDArray[np.float32]
+
+_OPENING = frozenset("\"'“¿([{-«¡‘「『（")
+"""Punctuation of the word after it."""
+
+_CLOSING = frozenset("\"'.。,，!！?？:：;；”)]}、»…’」』）")
+"""Punctuation of the word before it."""
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of languages written without spaces: Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese."""
+
+_HOP = SAMPLE_RATE // 100
+_FRAMES = 100.0
+"""Frames of 10 ms in a second."""
+
+_SLACK = 0.2
+"""Seconds by which a segment's own times may be wrong."""
+
+_RISE = 0.15
+_DEEPEST = 45.0
+"""A frame has voice from this share of the range from the quiet to the loud frames of a window, and never
+more than so many dB below the loud ones."""
+
+_BRIEF = 3
+"""Frames of silence that are no pause but a stop consonant."""
+
+_CHANGE, _LOUD, _PAUSE = 0.5, 1.0, 2.0
+"""What a boundary gains where the sound changes, loses where it is loud, and gains in a pause."""
+
+_BEGINNING = 1.5
+"""Letters by which every word is longer than its letters."""
+
+_DIGIT = 4.0
+"""Letters that a digit is spoken with."""
+
+_LINGER = 1.45
+"""How much longer words last before punctuation."""
+
+_SPREAD = 0.3
+_LEAST_SPREAD = 1.0
+"""How far a word's length strays from what its letters promise: a share of it, and frames on top."""
+
+_DRIFT = 10.0
+"""Frames, and a tenth of the root of the length, by which a boundary strays from its proportional place."""
+_DRIFT_WEIGHT = 0.3
+
+_ALIGNED = 6.0
+"""Frames by which a boundary strays from where the engine's attention put it."""
+
+_LONGEST = 5.0
+"""No word lasts longer than so many times what its letters promise, but for half a second."""
+
+
+def timed(heard: Heard, pcm: Pcm, words: bool) -> Heard:
+    """The segments at the times at which they can be heard, and with `words` so their words.
+
+    `pcm`: the window, float32 mono 16 kHz. Segments and words are in order and inside the window.
+    """
+    sound = Sound(pcm)
+    segments: list[Segment] = []
+    for segment, (low, high) in zip(heard.segments, _bounds(heard.segments, sound.seconds), strict=True):
+        floor = segments[-1].end if segments else 0.0
+        segments.append(_timed(segment, sound, max(low, floor), high, words))
+    return replace(heard, segments=tuple(segments))
+
+
+class Sound:
+    """What is seen of a window's sound when words are laid over it."""
+
+    def __init__(self, pcm: Pcm) -> None:
+        self.seconds = len(pcm) / SAMPLE_RATE
+        frames = _framed(pcm)
+        self.loudness: Floats = 10 * np.log10(1e-10 + (frames**2).mean(axis=1))
+        """dB of each frame."""
+        quiet, loud = np.percentile(self.loudness, (10, 95))
+        self.voiced: NDArray[np.bool_] = self.loudness > max(quiet + _RISE * (loud - quiet), loud - _DEEPEST)
+        self._frames = frames
+
+    def change(self) -> Floats:
+        """How much the spectrum of the 30 ms after each frame differs from that of the 30 ms before."""
+        power = np.abs(np.fft.rfft(self._frames, 512)) ** 2
+        bands = np.log(1e-8 + np.add.reduceat(power, _edges(), axis=1)[:, :-1])
+        padded = np.pad(bands, ((3, 3), (0, 0)), mode="edge")
+        sums = np.cumsum(np.vstack([np.zeros(bands.shape[1]), padded]), axis=0)
+        means = (sums[3:] - sums[:-3]) / 3
+        change: Floats = np.abs(means[3 : 3 + len(bands)] - means[: len(bands)]).mean(axis=1)
+        return change
+
+
+def _framed(pcm: Pcm) -> Floats:
+    count = max(1, len(pcm) // _HOP)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, (200, 400)), 400)
+    framed: Floats = windows[::_HOP][:count] * np.hanning(400)
+    return framed
+
+
+@lru_cache(maxsize=1)
+def _edges() -> NDArray[np.int64]:
+    """Bins at which 20 bands of equal width on the mel scale begin, from 80 to 7600 Hz."""
+    low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (80, 7600))
+    hertz = 700 * (10 ** (np.linspace(low, high, 22) / 2595) - 1)
+    return np.unique(np.round(512 / SAMPLE_RATE * hertz).astype(np.int64))
+
+
+def _bounds(segments: Sequence[Segment], seconds: float) -> Iterator[tuple[float, float]]:
+    """The stretch of sound in which each segment may lie: its own, a little more, and none of another's."""
+    middles = [(before.end + after.start) / 2 for before, after in pairwise(segments)]
+    for segment, low, high in zip(segments, [0.0, *middles], [*middles, seconds], strict=True):
+        yield max(segment.start - _SLACK, low), min(segment.end + _SLACK, high)
+
+
+def _timed(segment: Segment, sound: Sound, low: float, high: float, words: bool) -> Segment:
+    first, last = round(low * _FRAMES), min(round(high * _FRAMES), len(sound.voiced))
+    units = tuple(joined(segment.logprobs)) if words else ()
+    places = np.flatnonzero(_bridged(sound.voiced[first:last])) + first
+    if len(places) < max(1, len(units)):
+        places = np.arange(first, max(last, first + max(1, len(units))))
+    if not units:
+        return replace(segment, start=_seconds(places[0]), end=_seconds(places[-1] + 1), words=())
+    placed = tuple(_placed(units, _Track(sound, places)))
+    return replace(segment, start=placed[0].start, end=placed[-1].end, words=placed)
+
+
+def _seconds(frame: np.int64) -> float:
+    return float(frame / _FRAMES)
+
+
+def _bridged(voiced: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The same with the briefest silences filled."""
+    bridged = voiced.copy()
+    places = np.flatnonzero(voiced)
+    for before, after in pairwise(places.tolist()):
+        if after - before <= _BRIEF:
+            bridged[before:after] = True
+    return bridged
+
+
+# Tokens to words --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A word before its place is known."""
+
+    text: str
+    tokens: tuple[Token, ...]
+
+    @property
+    def probability(self) -> float:
+        return float(np.exp(np.mean([token.logprob for token in self.tokens])))
+
+    @property
+    def length(self) -> float:
+        """How long it lasts in the mouth, in letters."""
+        letters = sum(_DIGIT if letter.isdigit() else letter.isalpha() for letter in self.text)
+        return float((letters + _BEGINNING) * (_LINGER if self.text[-1] in ".,?!;:。，、？！…" else 1))
+
+
+def joined(tokens: Sequence[Token]) -> Iterator[Unit]:
+    """Tokens as words with their punctuation; where a language has no spaces, what a token has is one."""
+    groups: list[tuple[str, tuple[Token, ...]]] = []
+    for text, parts in _characters(tokens):
+        if groups and not _begins(groups[-1][0], text):
+            groups[-1] = (groups[-1][0] + text, groups[-1][1] + parts)
+        elif text.strip() or groups:
+            groups.append((text, parts))
+    for text, parts in groups:
+        yield Unit(text.strip(), parts)
+
+
+def _characters(tokens: Sequence[Token]) -> Iterator[tuple[str, tuple[Token, ...]]]:
+    """Tokens, joined where a character begins in one and ends in the next."""
+    waiting: tuple[Token, ...] = ()
+    for token in tokens:
+        waiting += (token,)
+        try:
+            yield b"".join(part.text for part in waiting).decode(), waiting
+        except UnicodeDecodeError:
+            continue
+        waiting = ()
+    if waiting:
+        yield b"".join(part.text for part in waiting).decode("utf-8", "replace"), waiting
+
+
+def _begins(before: str, text: str) -> bool:
+    """Whether `text` is a new word rather than more of the one `before`."""
+    bare, spaced = text.strip(), text[0] == " " or before[-1] == " "
+    if not bare or unicodedata.category(bare[0]).startswith("M") or set(before.strip()) <= _OPENING:
+        return False
+    if set(bare) <= _CLOSING and not (spaced and set(bare) <= _OPENING):
+        return False
+    return spaced or any(_UNSPACED.match(letter) for letter in (bare[0], before.rstrip("。，、？！")[-1:]))
+
+
+# Words over sound -------------------------------------------------------------------------------------
+
+
+class _Track:
+    """The voiced frames of a segment, one after the other, with what a boundary at each costs."""
+
+    def __init__(self, sound: Sound, places: NDArray[np.int64]) -> None:
+        self.places = places
+        """Frames of the window."""
+        self.pauses = np.concatenate([[False], np.diff(places) > 1])
+        change, loudness = (
+            _standard(values[np.clip(places, 0, len(values) - 1)])
+            for values in (sound.change(), sound.loudness)
+        )
+        self.cost: Floats = _LOUD * loudness - _CHANGE * change - _PAUSE * self.pauses
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def at(self, seconds: float) -> int:
+        """The place in the track of a time in the window."""
+        return int(np.searchsorted(self.places, seconds * _FRAMES))
+
+
+def _standard(values: Floats) -> Floats:
+    """In standard deviations from their mean."""
+    standard: Floats = (values - values.mean()) / (values.std() + 1e-6)
+    return standard
+
+
+def _placed(units: Sequence[Unit], track: _Track) -> Iterator[Word]:
+    begin = 0
+    for unit, end in zip(units, _boundaries(units, track), strict=True):
+        start, stop = _seconds(track.places[begin]), _seconds(track.places[end - 1] + 1)
+        yield Word(unit.text, start, stop, unit.probability)
+        begin = end
+
+
+def _boundaries(units: Sequence[Unit], track: _Track) -> list[int]:
+    """Where in the track each word ends: the choice of least cost, found from the first word to the last."""
+    lengths = np.array([unit.length for unit in units])
+    expected = lengths / lengths.sum() * len(track)
+    best = np.full(len(track) + 1, np.inf)
+    best[0] = 0.0
+    steps: list[NDArray[np.int64]] = []
+    for number, wanted in enumerate(expected):
+        last = number == len(units) - 1
+        best, step = _extended(best, wanted, len(track) if last else int(_LONGEST * wanted) + 50)
+        steps.append(step)
+        if not last:
+            best[:-1] += track.cost + _strayed(units, number, expected, track)
+    ends = [len(track)]
+    for step in reversed(steps[1:]):
+        ends.append(ends[-1] - int(step[ends[-1]]))
+    return ends[::-1]
+
+
+def _extended(best: Floats, wanted: float, longest: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The costs with one more word that ends at each place, and the length of that word there."""
+    longest = min(longest, len(best) - 1)
+    lengths = np.arange(longest, 0, -1)
+    price = ((lengths - wanted) / (_SPREAD * wanted + _LEAST_SPREAD)) ** 2
+    padded = np.pad(best, (longest, 0), constant_values=np.inf)
+    total = np.lib.stride_tricks.sliding_window_view(padded, longest)[: len(best)] + price
+    chosen = total.argmin(axis=1)
+    return total[np.arange(len(best)), chosen], lengths[chosen]
+
+
+def _strayed(units: Sequence[Unit], number: int, expected: Floats, track: _Track) -> Floats:
+    """What it costs that a word ends away from where it is expected to."""
+    places = np.arange(len(track), dtype=float)
+    start = units[number + 1].tokens[0].start
+    if start is not None:
+        return _squared((places - track.at(start)) / _ALIGNED)
+    drift = _DRIFT + 0.1 * len(track) ** 0.5
+    return _DRIFT_WEIGHT * _squared((places - expected[: number + 1].sum()) / drift)
+
+
+def _squared(values: Floats) -> Floats:
+    return values**2

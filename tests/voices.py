@@ -1,0 +1,146 @@
+"""Speech with the true times of its words: espeak-ng's library says a text and tells where each word lies.
+
+The library is the one that the program espeak-ng uses, called through ctypes.
+"""
+
+import ctypes
+import re
+from collections.abc import Iterator
+from ctypes.util import find_library
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import av
+import numpy as np
+
+from server.types import SAMPLE_RATE, Word
+from tests.speech import Pcm
+
+_SYNCHRONOUS = 2
+"""AUDIO_OUTPUT_SYNCHRONOUS: sound is handed to the callback, nothing is played."""
+
+_LIST_END, _WORD = 0, 1
+"""espeak_EVENT_TYPE: no more events; a word begins."""
+
+_UTF8 = 1
+
+_SPEED, _PITCH = 1, 3
+"""espeakRATE, words a minute; espeakPITCH, 0 to 100."""
+
+_AUDIBLE = 0.003
+"""Of full scale: what is quieter at the edges of a word is not part of it."""
+
+
+_FULL_NAMES = {"fr-fr": "French (France)"}
+"""Where the library does not know a name that the program does."""
+
+
+class _Id(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    )
+
+
+_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A sentence, and where its words lie."""
+
+    text: str
+    pcm: Pcm
+    words: tuple[Word, ...]
+    """Those whose times are known, in seconds from the start of the sound. Of words that run together
+    ("in the") espeak-ng tells one time only: they are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How espeak-ng speaks."""
+
+    name: str = "en-us"
+    """As espeak-ng lists it, with a variant: "en-us+f3"."""
+    speed: int = 160
+    """Words a minute."""
+    pitch: int = 50
+
+
+@lru_cache(maxsize=4096)
+def speak(text: str, voice: Voice = Voice()) -> Spoken:
+    """`text` spoken, and where its words lie."""
+    library, rate = _library()
+    chunks: list[Pcm] = []
+    starts: list[tuple[int, int, int]] = []
+
+    def take(wav: Any, samples: int, events: Any) -> int:
+        if samples:
+            chunks.append(np.ctypeslib.as_array(wav, (samples,)).astype(np.float32) / np.float32(32768))
+        starts.extend(_words_of(events))
+        return 0
+
+    callback = _CALLBACK(take)
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(_FULL_NAMES.get(voice.name, voice.name).encode()):
+        raise ValueError(f"espeak-ng has no voice {voice.name}")
+    library.espeak_SetParameter(_SPEED, voice.speed, 0)
+    library.espeak_SetParameter(_PITCH, voice.pitch, 0)
+    data = text.encode()
+    library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
+    pcm = np.concatenate(chunks)
+    return Spoken(text, _resampled(pcm, rate), tuple(_timed(text, pcm, rate, starts)))
+
+
+@lru_cache(maxsize=1)
+def _library() -> tuple[Any, int]:
+    """The library and its samples per second."""
+    library = ctypes.CDLL(find_library("espeak-ng") or "libespeak-ng.so.1")
+    return library, library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+
+
+def _words_of(events: Any) -> Iterator[tuple[int, int, int]]:
+    """Place in the text, length in it, and first sample of each word."""
+    index = 0
+    while events[index].type != _LIST_END:
+        event = events[index]
+        if event.type == _WORD:
+            yield event.text_position - 1, event.length, event.sample
+        index += 1
+
+
+def _timed(text: str, pcm: Pcm, rate: int, starts: list[tuple[int, int, int]]) -> Iterator[Word]:
+    """Words as the text has them between its spaces, each with the sound it can be heard in."""
+    ends = [start for _, _, start in starts[1:]] + [len(pcm)]
+    for word in re.finditer(r"\S+", text):
+        inside = [
+            (start, end)
+            for (place, length, start), end in zip(starts, ends, strict=True)
+            if word.start() <= place < place + length <= word.end()
+        ]
+        if inside:
+            begin, end = inside[0][0], inside[-1][1]
+            audible = np.flatnonzero(np.abs(pcm[begin:end]) > _AUDIBLE)
+            if len(audible):
+                yield Word(word[0], float(begin + audible[0]) / rate, float(begin + audible[-1]) / rate)
+
+
+def _resampled(pcm: Pcm, rate: int) -> Pcm:
+    frame = av.AudioFrame.from_ndarray(pcm[np.newaxis], format="flt", layout="mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    frames = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([made.to_ndarray()[0] for made in frames])
