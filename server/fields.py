@@ -6,17 +6,19 @@ A bad field refuses at once, before the rest of a large file has come. Files go 
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from server.errors import BadField, BadRequest, MissingField, TooLarge, TooSlow
+from server import languages
+from server.errors import BadField, BadRequest, MissingField, SpeechError, TooLarge, TooSlow
 from server.spool import Spool
 
 _LARGEST_FIELD = 1 << 16
@@ -32,6 +34,9 @@ _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": F
 """What Go's ParseBool takes, any case."""
 
 Asked = TypeVar("Asked", bound=BaseModel)
+
+Language = Annotated[str | None, BeforeValidator(lambda value: languages.code(str(value or "")))]
+"""A field's type: a language as people write it, an ISO-639-1 code within; None for detection."""
 
 
 @dataclass(slots=True)
@@ -186,6 +191,40 @@ def query_flag(request: Request, name: str) -> bool | None:
     if value.lower() not in _TRUTH:
         raise BadField(f'{name}: "{value[:40]}" is neither true nor false', name)
     return _TRUTH[value.lower()]
+
+
+def query(request: Request, asked: type[Asked]) -> Asked:
+    """The fields of the query. Unknown ones are ignored, empty ones are as if absent. Raises BadField."""
+    return _checked(asked, {name: value for name, value in request.query_params.items() if value})
+
+
+@asynccontextmanager
+async def arriving(
+    request: Request, spool: Spool, *, largest: int, grace: float, rate: float
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A body that is all media, on its way into the spool once its first bytes are here.
+
+    The task ends when the spool is complete, or with TooLarge, TooSlow or NoSpace. Bounds as for `Form.read`.
+    """
+    if int(request.headers.get("content-length") or 0) > largest:
+        raise TooLarge(f"the body is larger than {largest:,} bytes, the most this server takes")
+    chunks = paced(request.stream(), grace, rate)
+    await spool.write(await anext(chunks, b""))
+    task = asyncio.create_task(_spooling(chunks, spool))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, SpeechError):
+            await task
+
+
+async def _spooling(chunks: AsyncIterator[bytes], spool: Spool) -> None:
+    await spool.flush()
+    async for chunk in chunks:
+        await spool.write(chunk)
+        await spool.flush()  # whoever sends slowly is heard as it comes
+    await spool.finish()
 
 
 async def small(request: Request, asked: type[Asked], *, grace: float, rate: float) -> Asked:

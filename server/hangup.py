@@ -78,8 +78,12 @@ class _Body:
                 MutableHeaders(scope=message)["connection"] = "close"
             if early and message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({**message, "more_body": True})
-                await self._linger()
-                message = {"type": "http.response.body", "body": b""}
+                try:
+                    await self._linger()
+                finally:
+                    # A stream that ends because the server stops is cancelled here.
+                    await send({"type": "http.response.body", "body": b""})
+                return
             await send(message)
 
         return wrapped

@@ -1,15 +1,15 @@
-"""Streams of server-sent events, as every route here sends them: they beat, and never end without a word."""
+"""Streams of server-sent events and of lines, as every route sends them: they beat, and end with a word."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from server import errors
 
@@ -60,12 +60,38 @@ def stream(
     go-whisper's beat is a named event without data, which breaks OpenAI's and fal's clients: a comment is for
     everybody else.
     """
+    beat = event("ping") if go_whisper else comment("still working")
+    return _answer(items, write, beat, "text/event-stream", headers)
+
+
+def lines(
+    items: AsyncIterator[Item],
+    write: Callable[[AsyncIterator[Item]], AsyncIterator[dict[str, object]]],
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer in which `write` tells what comes as lines of JSON; empty lines among them are the beat."""
+
+    async def encoded(items: AsyncIterator[Item]) -> AsyncIterator[bytes]:
+        async for line in write(items):
+            yield msgspec.json.encode(line) + b"\n"
+
+    return _answer(items, encoded, b"\n", "application/x-ndjson", headers)
+
+
+def _answer(
+    items: AsyncIterator[Item],
+    write: Callable[[AsyncIterator[Item]], AsyncIterator[ServerSentEvent | bytes]],
+    beat: ServerSentEvent | bytes,
+    media_type: str,
+    headers: Mapping[str, str] | None,
+) -> Response:
     stopping = anyio.Event()
     return EventSourceResponse(
         write(_until(stopping, items)),
         headers={"Cache-Control": "no-cache, no-transform", **(headers or {})},
+        media_type=media_type,
         ping=_BEAT,
-        ping_message_factory=(lambda: event("ping")) if go_whisper else (lambda: comment("still working")),
+        ping_message_factory=lambda: beat,  # type: ignore[arg-type,return-value]  # bytes go out as they are
         shutdown_event=stopping,
         shutdown_grace_period=_FAREWELL,
     )
@@ -92,25 +118,38 @@ async def resumed(first: asyncio.Future[Item], items: AsyncIterator[Item]) -> As
         yield item
 
 
+async def unless(failing: asyncio.Future[None], items: AsyncIterator[Item]) -> AsyncGenerator[Item]:
+    """The items; the error of `failing` as soon as it has one."""
+    while True:
+        item = asyncio.ensure_future(anext(items, None))
+        try:
+            both: set[asyncio.Future[Any]] = {item, failing}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                failing.result()
+            await asyncio.wait({item})
+        finally:
+            if not item.done():
+                item.cancel()
+                await asyncio.wait({item})
+        if (found := item.result()) is None:
+            return
+        yield found
+
+
 async def _until(stopping: anyio.Event, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
     """The items; an error as soon as the server is being stopped."""
-    stopped = asyncio.ensure_future(stopping.wait())
+
+    async def stopped() -> None:
+        await stopping.wait()
+        raise errors.Stopping
+
+    watching = asyncio.ensure_future(stopped())
     try:
-        while True:
-            item = asyncio.ensure_future(anext(items, None))
-            try:
-                await asyncio.wait({item, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not item.done():
-                    item.cancel()
-                    await asyncio.wait({item})
-            if item.cancelled():
-                raise errors.Stopping
-            if (found := item.result()) is None:
-                return
-            yield found
+        async for item in unless(watching, items):
+            yield item
     finally:
-        stopped.cancel()
+        watching.cancel()
 
 
 class Held(Response):
@@ -122,4 +161,11 @@ class Held(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
-            await self._answer(scope, receive, send)
+            # A stream reads on for a hang-up, and would take a body from those who still read it; hang-ups
+            # are told by the middleware.
+            await self._answer(scope, _deaf, send)
+
+
+async def _deaf() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError("nobody sets it")

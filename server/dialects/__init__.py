@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from server import errors
 from server.services import Services
+from server.types import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,11 @@ def services(request: Request) -> Services:
     """The services, as the application was started with them."""
     found: Services = request.state.services
     return found
+
+
+def notice(model: ModelInfo | None) -> dict[str, str]:
+    """The header in which every answer of a model says what people must know of it; None: no model yet."""
+    return {"X-Whisperd-Notice": model.notice} if model and model.notice else {}
 
 
 def status(error: errors.SpeechError) -> int:

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from server import config, errors, fields, formats, languages, sse, transcribe
-from server.dialects import problem, services, v1
+from server.dialects import notice, problem, services, v1
 from server.services import Services
 from server.spool import spooled
 from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Style, Task, Transcript, Waiting
@@ -32,17 +32,13 @@ def _format(value: object) -> object:
     return value
 
 
-def _language(value: object) -> str | None:
-    return languages.code(str(value or ""))
-
-
 class Asked(BaseModel):
     """The form's fields; others are ignored, as OpenAI's clients send more than Whisper can use."""
 
     model_config = ConfigDict(validate_assignment=True)
 
     model: str = ""
-    language: Annotated[str | None, BeforeValidator(_language)] = None
+    language: fields.Language = None
     response_format: Annotated[str, BeforeValidator(_format)] = "json"
     prompt: str = ""
     temperature: float = Field(0.0, ge=0.0, le=1.0)
@@ -149,10 +145,6 @@ def _style(asked: Asked) -> Style:
     )
 
 
-def _notice(model: ModelInfo | None) -> dict[str, str]:
-    return {"X-Whisperd-Notice": model.notice} if model and model.notice else {}
-
-
 # Whole answers ----------------------------------------------------------------------------------------
 
 
@@ -163,14 +155,14 @@ def _document(transcript: Transcript, asked: Asked, model: ModelInfo | None) -> 
     body = "".join(chunk for chunk in _up_to(chunks, _CHUNK))
     rest = next(chunks, None)
     if rest is None:
-        return Response(body, media_type=format.MEDIA_TYPE, headers=_notice(model))
+        return Response(body, media_type=format.MEDIA_TYPE, headers=notice(model))
 
     async def pieces() -> AsyncIterator[str]:
         yield body + rest
         while piece := "".join(_up_to(chunks, _CHUNK)):
             yield piece
 
-    return StreamingResponse(pieces(), media_type=format.MEDIA_TYPE, headers=_notice(model))
+    return StreamingResponse(pieces(), media_type=format.MEDIA_TYPE, headers=notice(model))
 
 
 def _up_to(chunks: Iterator[str], size: int) -> Iterator[str]:
@@ -192,7 +184,7 @@ def _stream(
         events,
         lambda events: write(events, asked, model.notice if model else ""),
         go_whisper=go_whisper,
-        headers=_notice(model),
+        headers=notice(model),
     )
 
 

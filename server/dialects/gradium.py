@@ -1,0 +1,165 @@
+"""Gradium's one-shot transcription: a raw body in, lines of JSON out while it is still arriving.
+
+Before the first line every failure is a 500 with a sentence, as Gradium's document has it: the proxy's as it
+is, the worker's behind `error from server <code>: `, where the code is one of WebSocket's (RFC 6455, 7.4).
+"""
+
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, Field, Json
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from server import errors, fields, sse, transcribe
+from server.dialects import Handler, notice, services
+from server.spool import spooled
+from server.types import Done, Event, Listen, ModelInfo, RawSound, Segment
+
+log = logging.getLogger(__name__)
+
+_PCM_RATES = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
+
+_FORMATS: dict[str, RawSound | None] = {
+    "wav": None,
+    "opus": None,
+    "pcm": RawSound(24_000),
+    **{f"pcm_{rate}": RawSound(rate) for rate in _PCM_RATES},
+    "ulaw_8000": RawSound(8_000, "mulaw"),
+    "alaw_8000": RawSound(8_000, "alaw"),
+}
+"""What `input_format` takes. What has a header is recognised by it."""
+
+_CONTENT_TYPES = {
+    "": "wav",
+    # curl's own, where nobody has told it another.
+    "application/x-www-form-urlencoded": "wav",
+    "audio/wav": "wav",
+    "audio/wave": "wav",
+    "audio/x-wav": "wav",
+    "audio/vnd.wave": "wav",
+    "audio/pcm": "pcm",
+    "audio/ogg": "opus",
+    "audio/opus": "opus",
+}
+
+_CODES: dict[type[errors.SpeechError], int] = {
+    errors.SpeechError: 1011,
+    errors.UnsupportedLanguage: 1008,
+    errors.ModelNotFound: 1008,
+    errors.TooSlow: 1008,
+    errors.BadMedia: 1007,
+    errors.TooLarge: 1009,
+    errors.Busy: 1013,
+}
+
+_STREAM = 0
+"""The only text stream of a one-shot transcription."""
+
+
+def _format(value: object) -> object:
+    if value not in _FORMATS:
+        raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(_FORMATS))
+    return value
+
+
+class Config(BaseModel):
+    """`json_config`; what else Gradium's models can be told is ignored."""
+
+    language: fields.Language = Field(None, description="Language of the speech; absent: detected.")
+
+
+class Asked(BaseModel):
+    """The query."""
+
+    model: str = Field("default", description='An id of /v1/models; "default": the server\'s default model.')
+    input_format: Annotated[str | None, BeforeValidator(_format)] = Field(
+        None, description="What the body is, whatever its Content-Type says."
+    )
+    json_config: Json[Config] = Field(Config(), description='A JSON object: {"language": "en"}.')
+
+
+def gradium(handler: Handler) -> Handler:
+    """A handler whose errors become answers in Gradium's form."""
+
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except errors.SpeechError as error:
+            log.info("%s refused: %s", request.url.path, error)
+            return refusal(error)
+
+    return answer
+
+
+def refusal(error: errors.SpeechError) -> Response:
+    """An error before the first line."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Busy) else {}
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), 1011)
+    is_of_proxy = code == 1011 and isinstance(error, errors.BadRequest)
+    text = str(error) if is_of_proxy else f"error from server {code}: {error}"
+    return PlainTextResponse(text, 500, headers)
+
+
+@gradium
+async def transcription(request: Request) -> Response:
+    serving = services(request)
+    limits = serving.config
+    asked = fields.query(request, Asked)
+    listen = _listen(asked, request)
+    serving.readers.refuse_if_full()
+    model = serving.choose(listen)
+    if model:
+        transcribe.check(model, listen)
+    async with AsyncExitStack() as stack:
+        spool = await stack.enter_async_context(spooled(limits.spool_folder, limits.max_upload))
+        arriving = fields.arriving(
+            request, spool, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
+        )
+        body = await stack.enter_async_context(arriving)
+        events = await stack.enter_async_context(aclosing(serving.transcribe(listen, spool)))
+        heard = await stack.enter_async_context(aclosing(sse.unless(body, events)))
+        first = await stack.enter_async_context(sse.first(heard))
+        stream = sse.lines(sse.resumed(first, heard), _lines(model), notice(model))
+        return sse.Held(stream, stack.pop_all())
+
+
+ROUTES = [Route("/api/post/speech/asr", transcription, methods=["POST"])]
+
+
+def _listen(asked: Asked, request: Request) -> Listen:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    format = asked.input_format or _CONTENT_TYPES.get(kind)
+    if format is None:
+        raise errors.BadRequest(f"unsupported content type for SST {kind[:80]!a}")
+    return Listen(
+        model="" if asked.model == "default" else asked.model,
+        language=asked.json_config.language,
+        raw=_FORMATS[format],
+    )
+
+
+def _lines(model: ModelInfo | None) -> Callable[[AsyncIterator[Event]], AsyncIterator[dict[str, object]]]:
+    """A `text` and an `end_text` for each segment; our own `warning` where the media has something wrong."""
+    known = model.notice if model else ""
+
+    async def write(events: AsyncIterator[Event]) -> AsyncIterator[dict[str, object]]:
+        try:
+            async for event in events:
+                match event:
+                    case Segment(text=text, start=start, end=end):
+                        yield {"type": "text", "text": text.strip(), "start_s": start, "stream_id": _STREAM}
+                        yield {"type": "end_text", "stop_s": end, "stream_id": _STREAM}
+                    case Done(transcript):
+                        for warning in transcript.warnings:
+                            if warning != known:
+                                yield {"type": "warning", "message": warning}
+        except errors.SpeechError as error:
+            yield {"type": "error", "message": str(error)}
+
+    return write
