@@ -30,7 +30,7 @@ def build(services: Services) -> Starlette:
         routes=dialects.routes(),
         middleware=[
             Middleware(Hangup),
-            Middleware(Guard, hosts=(config.host, *config.allowed_hosts)),
+            Middleware(Guard, hosts=(config.host, *config.allowed_hosts), keys=services.keys),
         ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
         lifespan=lifespan,

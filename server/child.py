@@ -40,7 +40,8 @@ class ChildGone(Exception):
     """The child process has ended; whatever it was doing is lost."""
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What other programs may know of ours: no keys, no tokens."""
     kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_PREFIXES)}
     # GNU OpenMP's idle threads spin: beside any busy process that made whisper.cpp fifteen times slower.
     # A short spin is as fast on an idle machine and tame on a busy one.
@@ -75,7 +76,7 @@ class Child(Generic[Incoming]):
                 str(os.getpid()),
                 *arguments,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(),
+                env=environment(),
                 cwd=folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The `whisperd` command: serve, transcribe, models, doctor."""
+"""The `whisperd` command: serve, transcribe, models, keys, doctor."""
 
 import asyncio
 import inspect
@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from server import __version__, cli_models, client, config, doctor, formats, serve
+from server import __version__, cli_keys, cli_models, client, config, doctor, formats, serve
 from server.config import Config, ConfigError
 from server.errors import SpeechError
 from server.languages import code as language_code
 from server.services import running
 from server.spool import Spool, on_disk, spooled
-from server.terminal import ConfigFile, Data, Folder, Url, err, run
+from server.terminal import ApiKey, ConfigFile, Data, Folder, Url, err, run
 from server.types import Done, Event, Listen, Segment, Started, Style, Transcript
 from server.types import Progress as Position
 
@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_models.app)
+app.add_typer(cli_keys.app)
 
 
 def main() -> None:
@@ -136,6 +137,7 @@ def transcribe_command(
         str | None, typer.Option(help='Audio track: a number from 0, or a language ("eng").')
     ] = None,
     url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
     models: Folder = None,
@@ -171,7 +173,7 @@ def transcribe_command(
     settings = config.read(config_file, flags={"data": data, "models": models, "readers": 1})
     # Its warnings stand in the transcript and are shown with it.
     logging.getLogger("server").setLevel(logging.ERROR)
-    transcript = run(_transcribe(settings, file, listen, url))
+    transcript = run(_transcribe(settings, file, listen, url, key))
     _write(transcript, format, style, output)
     for warning in transcript.warnings:
         err.print(f"whisperd: {warning}", style="yellow", markup=False, highlight=False)
@@ -184,9 +186,12 @@ def _language(value: str) -> str | None:
         raise typer.BadParameter(str(error), param_hint="--language") from error
 
 
-async def _transcribe(settings: Config, file: str, listen: Listen, url: str | None) -> Transcript:
+async def _transcribe(
+    settings: Config, file: str, listen: Listen, url: str | None, key: str | None
+) -> Transcript:
     if url:
-        return await _shown(client.transcribe(url, sys.stdin.buffer if file == "-" else Path(file), listen))
+        media = sys.stdin.buffer if file == "-" else Path(file)
+        return await _shown(client.transcribe(url, media, listen, key))
     async with running(settings) as services, _media(settings, file) as media:
         return await _shown(services.transcribe(listen, media))
 

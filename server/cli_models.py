@@ -17,7 +17,7 @@ from server.dialects.models import document, offer
 from server.errors import BadRequest, ModelBroken
 from server.memory import megabytes
 from server.pull import Pulling, Pulls
-from server.terminal import ConfigFile, Data, Folder, Url, err, run
+from server.terminal import ApiKey, ConfigFile, Data, Folder, Url, err, run
 
 _WIDE = 200
 """Columns where nobody looks at them: lines go to another program whole."""
@@ -76,8 +76,10 @@ def _settings(config_file: Path | None, data: Path | None, folder: Path | None) 
     return config.read(config_file, flags={"data": data, "models": folder})
 
 
-def _place(url: str | None, config_file: Path | None, data: Path | None, folder: Path | None) -> Place:
-    return client.Models(url) if url else _Here(_settings(config_file, data, folder))
+def _place(
+    url: str | None, key: str | None, config_file: Path | None, data: Path | None, folder: Path | None
+) -> Place:
+    return client.Models(url, key) if url else _Here(_settings(config_file, data, folder))
 
 
 # list and show ----------------------------------------------------------------------------------------
@@ -87,6 +89,7 @@ def _place(url: str | None, config_file: Path | None, data: Path | None, folder:
 def list_command(
     available: Annotated[bool, typer.Option("--available", help="Also what can be pulled.")] = False,
     url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
     folder: Folder = None,
@@ -98,7 +101,7 @@ def list_command(
     - `whisperd models list --available`
     - `whisperd models list --url http://localhost:8080`
     """
-    found = run(_place(url, config_file, data, folder).all(available))
+    found = run(_place(url, key, config_file, data, folder).all(available))
     table = Table("model", "size", "memory", "languages", "can", "state", box=None, pad_edge=False)
     for model in found:
         table.add_row(
@@ -116,12 +119,13 @@ def list_command(
 def show_command(
     id: Id,
     url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
     folder: Folder = None,
 ) -> None:
     """Show all that is known of an installed model."""
-    model = run(_place(url, config_file, data, folder).one(id))
+    model = run(_place(url, key, config_file, data, folder).one(id))
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in model.items():
         if value is not None:
@@ -175,6 +179,7 @@ def pull_command(
         str | None, typer.Option(help='Repository of the hub ("owner/name"); by default whisper.cpp\'s.')
     ] = None,
     url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
     folder: Folder = None,
@@ -187,7 +192,7 @@ def pull_command(
     - `whisperd models pull ggml-model.bin --repo someone/their-whisper`
     - `whisperd models pull base --url http://localhost:8080`
     """
-    place = _place(url, config_file, data, folder)
+    place = _place(url, key, config_file, data, folder)
     model, came = run(_shown(place.pull(path, repo)))
     what = "is installed" if came else "was already installed"
     _out().print(f"{model['id']} {what} ({megabytes(model['size'])})")
@@ -235,12 +240,13 @@ def _show(bar: Progress, task: TaskID, pulling: Pulling) -> None:
 def rm_command(
     id: Id,
     url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
     folder: Folder = None,
 ) -> None:
     """Delete a model; a server waits until the requests that use it have ended."""
-    _out().print(f"{run(_place(url, config_file, data, folder).delete(id))} is deleted")
+    _out().print(f"{run(_place(url, key, config_file, data, folder).delete(id))} is deleted")
 
 
 @app.command("import")

@@ -11,7 +11,8 @@ import httpx
 import httpx_sse
 import msgspec
 
-from server.errors import SpeechError, WorkFailed
+from server import keys
+from server.errors import BadRequest, SpeechError, WorkFailed
 from server.pull import Pulling
 from server.types import Done, Event, Listen, Segment, Started, Transcript, Word
 
@@ -21,12 +22,14 @@ Document = dict[str, Any]
 _TIMEOUT = httpx.Timeout(30, read=600)
 
 
-async def transcribe(url: str, media: Path | BinaryIO, listen: Listen) -> AsyncGenerator[Event]:
+async def transcribe(
+    url: str, media: Path | BinaryIO, listen: Listen, key: str | None = None
+) -> AsyncGenerator[Event]:
     """Events of the server at `url` (`http://host:port`). Raises SpeechError with its own sentence."""
     transcript = Transcript(listen.task, "", 0.0, (), listen.model)
     async with contextlib.AsyncExitStack() as stack:
         file = stack.enter_context(media.open("rb")) if isinstance(media, Path) else _Pipe(media)
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=_TIMEOUT))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=_TIMEOUT, headers=_credentials(key)))
         name = media.name if isinstance(media, Path) else "media"
         try:
             answer = await stack.enter_async_context(
@@ -86,6 +89,12 @@ def _form(listen: Listen) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value} | words
 
 
+def _credentials(key: str | None) -> dict[str, str]:
+    if key and not keys.sendable(key):
+        raise BadRequest("the API key has characters that no key has")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 async def _check(response: httpx.Response) -> None:
     if response.is_error:
         await response.aread()
@@ -125,8 +134,9 @@ def _with(transcript: Transcript, event: Started | Segment) -> Transcript:
 class Models:
     """The models of the server at `url` (`http://host:port`), as objects of its /v1/models."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._key = key
 
     async def all(self, available: bool) -> list[Document]:
         """What is installed, and with `available` also what the catalogue has beyond it."""
@@ -143,7 +153,7 @@ class Models:
     async def pull(self, path: str, repo: str | None) -> AsyncGenerator[Pulling | Document]:
         """How far the download is, then the model."""
         wanted = {"path": path, "repo": repo}
-        async with _session(self._url) as http:
+        async with _session(self._url, self._key) as http:
             answer = httpx_sse.aconnect_sse(
                 http, "POST", self._url + "/v1/models", params={"stream": "true"}, json=wanted
             )
@@ -161,7 +171,7 @@ class Models:
         raise WorkFailed(f"{self._url}: the stream broke off")
 
     async def _ask(self, method: str, path: str, query: dict[str, str] | None = None) -> Document:
-        async with _session(self._url) as http:
+        async with _session(self._url, self._key) as http:
             answer = await http.request(method, self._url + path, params=query)
             await _check(answer)
             try:
@@ -175,10 +185,10 @@ def _path(id: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _session(url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def _session(url: str, key: str | None) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the server at `url` whose failures have a sentence."""
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT) as http:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, headers=_credentials(key)) as http:
             yield http
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WorkFailed(f"{url}: {error or type(error).__name__}") from error

@@ -20,7 +20,12 @@ from pydantic import (
     ValidationError,
 )
 
+from server import keys as api_keys
+
 ENVIRONMENT = "WHISPERD_"
+
+API_KEY = ENVIRONMENT + "API_KEY"
+"""A key itself, for a server a further one of scope admin, for a client the one that it sends."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -38,13 +43,18 @@ def seconds(value: object) -> object:
 
 def pairs(value: object) -> object:
     """A mapping as the environment and flags write it: "ggml-base=10m,ggml-tiny=-1"."""
-    if isinstance(value, str):
-        return dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
-    return value
+    if not isinstance(value, str):
+        return value
+    lines = [line.strip() for line in value.split(",") if line.strip()]
+    if not all("=" in line for line in lines):
+        raise ValueError("write NAME=VALUE, with a comma between two")
+    return dict(line.split("=", 1) for line in lines)
 
 
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 KeepAlive = Annotated[float, BeforeValidator(seconds), Field(ge=-1)]
+KeyName = Annotated[str, AfterValidator(api_keys.named)]
+KeyLine = Annotated[str, AfterValidator(api_keys.kept)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -60,6 +70,17 @@ class Config(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: Annotated[dict[KeyName, KeyLine], BeforeValidator(pairs)] = Field(
+        {},
+        description="API keys by name, as `whisperd keys make NAME` prints them; without any, all may.",
+    )
+    open: bool = Field(
+        False, description="Whether whoever reaches the port may use the server, beyond this machine too."
+    )
+    make_key: bool = Field(
+        False,
+        description="Whether a key is made at the first start that listens beyond this machine without one.",
+    )
     data: Folder = Field(
         default_factory=default_data, description="Folder for state, uploads on their way and downloads."
     )
@@ -136,6 +157,11 @@ class Config(BaseModel):
     def spool_folder(self) -> Path:
         return self.data / "spool"
 
+    @property
+    def key_file(self) -> Path:
+        """Where a key that was made at the first start is kept."""
+        return self.data / "key.yaml"
+
 
 SETTINGS = tuple(Config.model_fields)
 
@@ -162,19 +188,33 @@ def _from_file(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: settings are lines of `name: value`")
+    if not isinstance(found.get("keys") or {}, dict):
+        raise ConfigError(f"{path}: keys are lines of `name: key`")
     keyed = {str(key): value for key, value in found.items()}
     _refuse_unknown(keyed, str(path))
     return keyed
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         key.removeprefix(ENVIRONMENT).lower(): value
         for key, value in environment.items()
-        if key.startswith(ENVIRONMENT)
+        if key.startswith(ENVIRONMENT) and key != API_KEY
     }
     _refuse_unknown(found, "environment", ENVIRONMENT)
+    if "keys" in found:
+        found["keys"] = _hashed(ENVIRONMENT + "KEYS", found["keys"])
     return found
+
+
+def _hashed(variable: str, lines: object) -> dict[str, str]:
+    """Of keys by name. From here on nobody here knows the keys themselves."""
+    try:
+        named = pairs(lines)
+        assert isinstance(named, dict)
+        return {name: api_keys.hashed(line) for name, line in named.items()}
+    except ValueError as error:
+        raise ConfigError(f"{variable}: {error}") from error
 
 
 def _plain(key: str, value: object) -> object:
@@ -196,7 +236,11 @@ def read(
     Raises ConfigError with the setting's name and what is wrong with it.
     """
     given = _from_file(file) if file else {}
-    given |= _from_environment(os.environ if environment is None else environment)
+    environment = os.environ if environment is None else environment
+    given |= _from_environment(environment)
+    if secret := environment.get(API_KEY, "").strip():
+        keys = given.get("keys") or {}
+        given["keys"] = keys | _hashed(API_KEY, {"environment": f"admin:{secret}"})
     _refuse_unknown(flags or {}, "flags")
     given |= {key: value for key, value in (flags or {}).items() if value is not None}
     try:

@@ -13,7 +13,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from server import __version__, transcribe
+from server import __version__, child, transcribe
 from server.config import Config
 from server.errors import SpeechError
 from server.serve import clip_path
@@ -63,7 +63,9 @@ def _about(config: Config) -> list[tuple[str, str]]:
 def _gpus() -> Iterator[str]:
     """NVIDIA's own list, where its driver is installed."""
     if tool := shutil.which("nvidia-smi"):
-        listing = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        listing = subprocess.run(
+            [tool, "-L"], capture_output=True, text=True, timeout=20, check=False, env=child.environment()
+        )
         yield from listing.stdout.splitlines() if listing.returncode == 0 else ()
 
 

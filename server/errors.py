@@ -5,6 +5,10 @@ SpeechError
 │   ├── MissingField
 │   ├── BadField
 │   └── UnsupportedLanguage
+├── Refused                 who asks may not
+│   ├── NoKey               no key, or one that is not known here
+│   ├── NoScope             the key is for using, and this changes the server
+│   └── ForeignPage         a web page sent it
 ├── BadMedia                the media cannot be used
 │   ├── NotMedia            no container or codec that we decode
 │   ├── NoAudio             no audio in it, or not the track asked for
@@ -54,6 +58,22 @@ class BadField(BadRequest):
 
 class UnsupportedLanguage(BadRequest):
     """The model does not know this language."""
+
+
+class Refused(SpeechError):
+    """Who asks may not."""
+
+
+class NoKey(Refused):
+    """No key, or one that is not known here."""
+
+
+class NoScope(Refused):
+    """The key is for using, and this changes the server."""
+
+
+class ForeignPage(Refused):
+    """A web page sent it."""
 
 
 class BadMedia(SpeechError):

@@ -1,56 +1,85 @@
-"""Who may: no web page in somebody's browser may change this server, nor read it under a name of its own.
+"""Who may: a key where keys are wanted; where none are, no web page in somebody's browser.
 
-There are no keys yet, so whoever reaches the port may use it. A browser on the same machine reaches it for
-any page that it shows, also one whose own host name leads to us (DNS rebinding). Browsers say on whose behalf
-they ask: in `Origin`, `Sec-Fetch-Site` and `Host`; other clients send no more than a `Host`.
+Without keys, whoever reaches the port may use it. A browser on the same machine reaches it for any page that
+it shows, also one whose own host name leads to us (DNS rebinding). Browsers say on whose behalf they ask: in
+`Origin`, `Sec-Fetch-Site` and `Host`; other clients send no more than a `Host`. With keys none of that
+matters, since a page has none; only a password is sent along by browsers themselves.
 """
 
+import base64
+import binascii
 import ipaddress
 import logging
 from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import dialects
+from server.dialects import Door
+from server.errors import ForeignPage, NoKey, NoScope, Refused
+from server.keys import Key, Keys
 
 log = logging.getLogger(__name__)
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_GUARDED = ("/v1/models", "/api/v1/models")
-"""Where a request that does more than read changes the server."""
-
 _FOREIGN_SITES = frozenset({"cross-site", "same-site"})
+
+_TOKENS = ("realtime-token.", "openai-insecure-api-key.")
+"""How clients that can set no header on a WebSocket name a key among its protocols."""
 
 
 class Guard:
     """Pure ASGI middleware. `hosts` are the names under which people reach this server, without ports.
 
     "localhost" and addresses in figures need not be among them: no page can have those as a name of its own.
+    Who came in with a key is told to the application as the state's `key`.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str] = (), keys: Keys | None = None) -> None:
         self._app = app
         self._hosts = frozenset({"localhost", *(_plain(host) for host in hosts)})
+        self._keys = keys or Keys({})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        suspicion = next(self._suspicions(HTTPConnection(scope)), None)
-        if suspicion is None:
-            await self._app(scope, receive, send)
-            return
-        log.warning("%s %s refused: %s", scope.get("method", "WebSocket"), scope["path"], suspicion)
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        door = dialects.door(scope)
+        try:
+            self._check(HTTPConnection(scope), door)
+        except Refused as error:
+            log.warning("%s %s refused: %s", scope.get("method", "WebSocket"), scope["path"], error)
+            await door.refuse(error, scope)(scope, receive, send)
         else:
-            await JSONResponse(dialects.body(403, suspicion, code="foreign_page"), 403)(scope, receive, send)
+            await self._app(scope, receive, send)
 
-    def _suspicions(self, request: HTTPConnection) -> Iterator[str]:
+    def _check(self, request: HTTPConnection, door: Door) -> None:
+        """Raises Refused."""
+        if self._keys.needed:
+            if door.scope is not None:
+                request.scope.setdefault("state", {})["key"] = self._known(request, door)
+            if not any(kind == "basic" for kind, _ in _authorizations(request)):
+                return
+        for suspicion in self._suspicions(request, door):
+            raise ForeignPage(suspicion)
+
+    def _known(self, request: HTTPConnection, door: Door) -> Key:
+        secrets = list(_secrets(request))
+        key = self._keys.find(secrets)
+        if key is None:
+            raise NoKey(
+                "the API key is not known here"
+                if secrets
+                else "this server wants an API key: send it as `Authorization: Bearer KEY`"
+            )
+        if door.scope and not key.may(door.scope):
+            raise NoScope(f"the key {key.name!a} may use this server, but not change it (scope admin)")
+        return key
+
+    def _suspicions(self, request: HTTPConnection, door: Door) -> Iterator[str]:
         """Why it looks as if a web page sent this; nothing where it does not."""
         hosts = request.headers.getlist("host")
         for host in hosts:
@@ -59,7 +88,7 @@ class Guard:
                     f"the host {host[:80]!a} is not known here; if people reach this server under that name, "
                     "add it to allowed_hosts"
                 )
-        if not _changes(request.scope):
+        if door.scope != "admin" or request.scope.get("method") in _READING:
             return
         site = request.headers.get("sec-fetch-site", "").lower()
         if site in _FOREIGN_SITES:
@@ -75,11 +104,30 @@ class Guard:
         return name in self._hosts or _address(name) is not None
 
 
-def _changes(scope: Scope) -> bool:
-    if scope.get("method", "GET") in _READING:
-        return False
-    path = scope["path"]
-    return any(path == guarded or path.startswith(guarded + "/") for guarded in _GUARDED)
+def _secrets(request: HTTPConnection) -> Iterator[str]:
+    """The keys that a request brings, wherever clients put them."""
+    for kind, rest in _authorizations(request):
+        if kind in ("bearer", "key"):
+            yield rest
+        elif kind == "basic":
+            yield from _basic(rest)
+    yield from request.headers.getlist("x-api-key")
+    for protocol in request.scope.get("subprotocols", ()):
+        yield from (protocol.removeprefix(token) for token in _TOKENS if protocol.startswith(token))
+
+
+def _authorizations(request: HTTPConnection) -> Iterator[tuple[str, str]]:
+    for value in request.headers.getlist("authorization"):
+        kind, _, rest = value.partition(" ")
+        yield kind.lower(), rest.strip()
+
+
+def _basic(encoded: str) -> Iterator[str]:
+    """The password, for clients that can only be given an address: http://any:KEY@host."""
+    try:
+        yield base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return
 
 
 def _is_loopback(scope: Scope) -> bool:

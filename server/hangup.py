@@ -36,7 +36,7 @@ class Hangup:
             # The server is being stopped and has waited for us long enough.
             if body.answered:
                 raise
-            await dialects.refusal(Stopping())(scope, receive, send)
+            await dialects.door(scope).refusal(Stopping())(scope, receive, send)
         finally:
             left = not answering.done()
             answering.cancel()

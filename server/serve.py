@@ -1,7 +1,9 @@
 """Running the application on its port, and showing at start-up that it works."""
 
 import asyncio
+import ipaddress
 import logging
+import os
 import signal
 import socket
 import time
@@ -11,8 +13,8 @@ import httpx
 import uvicorn
 from rich.console import Console
 
-from server import app, models, services
-from server.config import Config
+from server import app, config, keys, models, services
+from server.config import Config, ConfigError
 from server.errors import SpeechError
 
 log = logging.getLogger(__name__)
@@ -21,20 +23,24 @@ CLIP = "hello.ogg"
 """The clip beside the bundled models: two sentences that the demo model knows too."""
 
 
-async def serve(config: Config) -> None:
-    """Serve until a signal ends it. Raises OSError where the address cannot be listened on."""
+async def serve(settings: Config) -> None:
+    """Serve until a signal ends it.
+
+    Raises OSError where the address cannot be listened on, ConfigError where it would be open to all unasked.
+    """
     logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     # These tell each request that we make ourselves, at level info.
     for library in ("httpx", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    with _listening(config) as listening:
-        async with services.starting(config) as serving:
-            await _serve(config, serving, listening)
+    with _listening(settings) as listening:
+        settings = _guarded(settings, listening)
+        async with services.starting(settings) as serving:
+            await _serve(settings, serving, listening)
 
 
-async def _serve(config: Config, serving: services.Services, listening: socket.socket) -> None:
+async def _serve(settings: Config, serving: services.Services, listening: socket.socket) -> None:
     """Serve, and warm up meanwhile: the port tells from the start whether it is ready."""
     server = uvicorn.Server(
         uvicorn.Config(
@@ -42,7 +48,7 @@ async def _serve(config: Config, serving: services.Services, listening: socket.s
             http="httptools",
             lifespan="on",
             log_config=None,
-            log_level=config.log_level,
+            log_level=settings.log_level,
             timeout_graceful_shutdown=10,
         )
     )
@@ -70,15 +76,49 @@ async def _warm_up(server: uvicorn.Server, serving: services.Services) -> None:
         raise
 
 
-def _listening(config: Config) -> socket.socket:
+def _listening(settings: Config) -> socket.socket:
     try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((config.host, config.port))
+        listening.bind((settings.host, settings.port))
     except OSError as error:
-        raise OSError(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+        raise OSError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
     return listening
+
+
+def _guarded(settings: Config, listening: socket.socket) -> Config:
+    """The settings, with keys where others than this machine will reach the port. Raises ConfigError."""
+    host = listening.getsockname()[0]
+    if settings.keys or settings.open or ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        return settings
+    if settings.make_key:
+        return settings.model_copy(update={"keys": _made(settings.key_file)})
+    raise ConfigError(
+        f"{settings.host} is reached from beyond this machine, and there is no API key: anybody could use "
+        "and change this server. Make a key with `whisperd keys make NAME` and put its line under `keys` in "
+        "the settings, or have one in WHISPERD_API_KEY; or open it to all with `open: true` (--open true)"
+    )
+
+
+def _made(file: Path) -> dict[str, str]:
+    """The key of the first start: made and shown now, or its hash as it was kept then."""
+    if not file.exists():
+        secret = keys.make()
+        part = file.with_name(file.name + ".part")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as kept:
+            kept.write(f"keys:\n  first: {keys.line(secret, 'admin')}\n")
+        part.replace(file)
+        Console(highlight=False, soft_wrap=True).print(
+            f"[bold]this server's API key, shown only now: {secret}[/]\n"
+            f"(scope admin; {file} keeps its hash. Without that file the next start makes another.)"
+        )
+    if found := config.read(file, environment={}).keys:
+        return found
+    raise ConfigError(f"{file} has no key; delete it, and the next start makes one")
 
 
 def _address(listening: socket.socket) -> str:
@@ -103,9 +143,11 @@ async def _show(server: uvicorn.Server, serving: services.Services, url: str) ->
         out.print(f"[yellow]{error}[/]")
         return
     began = time.monotonic()
+    own = {"Authorization": f"Bearer {serving.keys.lend('whisperd itself', 'use', 600)}"}
     async with httpx.AsyncClient(trust_env=False, timeout=600) as client:
         answer = await client.post(
             f"{url}/v1/audio/transcriptions",
+            headers=own,
             files={"file": (clip.name, clip.read_bytes())},
             data={"response_format": "text"},
         )
@@ -116,7 +158,8 @@ async def _show(server: uvicorn.Server, serving: services.Services, url: str) ->
     out.print(f'the bundled clip, heard by {model.id} in {took:.2f} s: "{answer.text.strip()}"')
     if model.notice:
         out.print(f"[yellow]{model.notice}[/]")
-    out.print(f"try: [bold]curl {url}/v1/audio/transcriptions -F file=@{_shown(clip)}[/]")
+    key = ' -H "Authorization: Bearer $WHISPERD_API_KEY"' if serving.keys.needed else ""
+    out.print(f"try: [bold]curl {url}/v1/audio/transcriptions -F file=@{_shown(clip)}{key}[/]")
 
 
 def clip_path() -> Path | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from server import catalogue, models, spool, transcribe
 from server.config import Config
 from server.errors import ModelNotFound, SpeechError, Starting
+from server.keys import Keys
 from server.memory import Memory, megabytes
 from server.pull import Pulling, Pulls
 from server.reader import Readers
@@ -25,6 +26,7 @@ class Services:
     readers: Readers
     runner: Runner
     memory: Memory
+    keys: Keys
     warm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once readers are up and what is to be preloaded is loaded."""
 
@@ -137,7 +139,7 @@ def _made(config: Config) -> Services:
         pinned=config.pinned,
     )
     pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
-    return Services(config, found, pulls, readers, runner, memory)
+    return Services(config, found, pulls, readers, runner, memory, Keys(config.keys))
 
 
 @asynccontextmanager

@@ -8,6 +8,8 @@ import typer
 import uvloop
 from rich.console import Console
 
+from server.config import API_KEY
+
 Result = TypeVar("Result")
 
 err = Console(stderr=True)
@@ -15,6 +17,9 @@ err = Console(stderr=True)
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings file; see config.yaml.")]
 Data = Annotated[Path | None, typer.Option(help="Data folder.")]
 Folder = Annotated[Path | None, typer.Option("--models", help="Folder of models.")]
+ApiKey = Annotated[
+    str | None, typer.Option("--key", envvar=API_KEY, help="API key for --url; better given as the variable.")
+]
 Url = Annotated[str | None, typer.Option(help="Ask this whisperd instead of working here.")]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -107,6 +108,8 @@ def test_an_images_settings_are_settings_of_the_server(target: str) -> None:
     env = containerfile.settings(STAGES[target]).env
     config = read(environment={name: value for name, value in env.items() if name.startswith("WHISPERD_")})
     assert (str(config.data), config.host, config.demo) == ("/data", "0.0.0.0", "auto")
+    assert config.make_key
+    assert not config.open
 
 
 def test_the_compiled_whisper_cpp_is_one_that_the_package_accepts() -> None:
@@ -262,10 +265,13 @@ def test_the_health_check_sees_a_server_that_does_not_answer(container: Containe
 
 @pytest.mark.slow
 def test_the_container_transcribes_with_nothing_installed(container: Container) -> None:
+    (key,) = re.findall(r"whisperd_\S+", container.log.read_text())
     with httpx.Client(
         base_url=f"http://127.0.0.1:{setting(container, 'WHISPERD_PORT')}", timeout=120
     ) as client:
         assert client.get("/v1/health").status_code == 200
+        assert client.get("/v1/models").status_code == 401
+        client.headers["Authorization"] = f"Bearer {key}"
         answer = client.post(
             "/v1/audio/transcriptions",
             files={"file": ("speech.wav", wav(say("The weather is beautiful today.")))},

@@ -12,7 +12,7 @@ SERVER = Path(__file__).parent.parent / "server"
 
 FLOORS = (
     ("errors", "types"),
-    ("config", "child", "ggml", "engines", "media", "windows", "spool"),
+    ("keys", "config", "child", "ggml", "engines", "media", "windows", "spool"),
     ("catalogue", "digests", "partial", "sources"),
     ("languages", "models", "reader", "subtitles", "words"),
     ("pull", "worker"),
@@ -24,7 +24,7 @@ FLOORS = (
     ("guard", "hangup"),
     ("app", "client", "terminal"),
     ("serve",),
-    ("doctor", "cli_models"),
+    ("doctor", "cli_keys", "cli_models"),
     ("cli",),
     ("__main__",),
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.routing import Route, WebSocketRoute
 
 from server import __version__, dialects
 from tests import serving
@@ -119,6 +120,7 @@ def test_links_lead_somewhere() -> None:
 def test_every_route_is_documented() -> None:
     documents = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
     for route in dialects.routes():
+        assert isinstance(route, Route | WebSocketRoute)
         path = route.path.removeprefix("/api").replace(":path", "")
         assert path.removeprefix("/v1/audio") in documents, path
 

@@ -1,21 +1,31 @@
 """How people ask: one file a dialect, found by its name.
 
 A dialect reads a request into our words, calls one service, and writes the answer in its words; it does no
-speech work and imports no other dialect. A module here offers `ROUTES`. What every route under /v1 shares,
-the body of its errors, stands below.
+speech work and imports no other dialect. What every route under /v1 shares, the body of its errors, stands
+below. A module here offers:
+
+ROUTES                  of Starlette's; an `Open` one wants no key, an `Admin` one a key of that scope, each
+                        other one any key
+refusal(error)          how this dialect tells an error, as an ASGI application (a Response is one); without
+                        it as /v1 does
+socket_refusal(error)   the same for WebSockets; without it they are closed before they open
 """
 
 import functools
 import logging
 import pkgutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
 from server import errors
+from server.keys import Scope
 from server.services import Services
 from server.types import ModelInfo
 
@@ -23,9 +33,43 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+Refusal = Callable[[errors.SpeechError], ASGIApp]
+"""An error, as a dialect tells it."""
+
+
+class Open(Route):
+    """A route that wants no key."""
+
+
+class Admin(Route):
+    """A route that wants a key of the scope `admin`: what it does changes the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A route, and how its dialect turns those away who may not come in."""
+
+    route: BaseRoute
+    refusal: Refusal
+    socket_refusal: Refusal
+
+    @property
+    def scope(self) -> Scope | None:
+        """What a key must be for; None where none is wanted."""
+        if isinstance(self.route, Open):
+            return None
+        return "admin" if isinstance(self.route, Admin) else "use"
+
+    def refuse(self, error: errors.SpeechError, connection: Connection) -> ASGIApp:
+        is_socket = connection["type"] == "websocket"
+        return (self.socket_refusal if is_socket else self.refusal)(error)
+
+
 _STATUS: dict[type[errors.SpeechError], int] = {
     errors.SpeechError: 500,
     errors.BadRequest: 400,
+    errors.Refused: 403,
+    errors.NoKey: 401,
     errors.BadMedia: 400,
     errors.TooLarge: 413,
     errors.TooSlow: 408,
@@ -44,6 +88,9 @@ _STATUS: dict[type[errors.SpeechError], int] = {
 
 _CODES: dict[type[errors.SpeechError], str] = {
     errors.ModelNotFound: "model_not_found",
+    errors.NoKey: "invalid_api_key",
+    errors.NoScope: "insufficient_permissions",
+    errors.ForeignPage: "foreign_page",
     errors.NotMedia: "invalid_media",
     errors.NoAudio: "no_audio",
     errors.TooShort: "audio_too_short",
@@ -64,17 +111,38 @@ _CODES: dict[type[errors.SpeechError], str] = {
 }
 
 
-def routes() -> list[Route]:
-    """The routes of all dialects. What lies under /v1 also answers under /api/v1, where go-whisper looks."""
-    found: list[Route] = []
-    for module in pkgutil.iter_modules(__path__):
-        found += import_module(f"{__name__}.{module.name}").ROUTES
-    twins = [
-        Route("/api" + route.path, route.endpoint, methods=list(route.methods or ()))
-        for route in found
-        if route.path.startswith("/v1/")
-    ]
-    return found + twins
+@functools.cache
+def doors() -> tuple[Door, ...]:
+    """All that dialects answer. What lies under /v1 also answers under /api/v1, where go-whisper looks."""
+    found: list[Door] = []
+    for name in pkgutil.iter_modules(__path__):
+        module = import_module(f"{__name__}.{name.name}")
+        forms = getattr(module, "refusal", refusal), getattr(module, "socket_refusal", _closed)
+        found += [Door(route, *forms) for route in module.ROUTES]
+    return (*found, *(replace(door, route=twin) for door in found if (twin := _twin(door.route))))
+
+
+def _twin(route: BaseRoute) -> BaseRoute | None:
+    if not isinstance(route, Route) or not route.path.startswith("/v1/"):
+        return None
+    return type(route)("/api" + route.path, route.endpoint, methods=list(route.methods or ()))
+
+
+def routes() -> Sequence[BaseRoute]:
+    """The routes of all dialects."""
+    return [door.route for door in doors()]
+
+
+def door(connection: Connection) -> Door:
+    """The door that a connection comes to; of those that only want another method, the strictest."""
+    near: list[Door] = []
+    for each in doors():
+        match, _ = each.route.matches(connection)
+        if match is Match.FULL:
+            return each
+        if match is Match.PARTIAL:
+            near.append(each)
+    return next((each for each in near if each.scope == "admin"), near[0] if near else _WALL)
 
 
 def services(request: Request) -> Services:
@@ -118,12 +186,25 @@ def body(
 def refusal(error: errors.SpeechError) -> JSONResponse:
     """An error as an answer of /v1."""
     headers = {}
-    if isinstance(error, errors.Busy):
+    if isinstance(error, errors.NoKey):
+        headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, errors.Busy):
         headers["Retry-After"] = str(error.retry_after)
     elif status(error) >= 500:
         # OpenAI's clients try every 5xx again; what fails here fails again.
         headers["x-should-retry"] = "false"
     return JSONResponse(problem(error), status(error), headers)
+
+
+def _closed(error: errors.SpeechError) -> ASGIApp:
+    async def close(connection: Connection, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close", "code": 1008, "reason": str(error)[:100]})
+
+    return close
+
+
+_WALL = Door(Route("/", lambda request: Response(status_code=404)), refusal, _closed)
+"""Where there is no route: who may not come in is not told so."""
 
 
 def v1(handler: Handler) -> Handler:

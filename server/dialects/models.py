@@ -18,7 +18,7 @@ from starlette.routing import Route
 from server import catalogue, errors, fields, sse
 from server.catalogue import Entry
 from server.config import KeepAlive
-from server.dialects import services, v1
+from server.dialects import Admin, services, v1
 from server.memory import Resident
 from server.pull import Pulling
 from server.services import Services
@@ -280,10 +280,10 @@ def _ended(deletion: asyncio.Task[None]) -> None:
 
 ROUTES = [
     Route("/v1/models", installed),
-    Route("/v1/models", pull, methods=["POST"]),
+    Admin("/v1/models", pull, methods=["POST"]),
     Route("/v1/models/loaded", loaded),
-    Route("/v1/models/{id:path}/load", load, methods=["POST"]),
-    Route("/v1/models/{id:path}/unload", unload, methods=["POST"]),
+    Admin("/v1/models/{id:path}/load", load, methods=["POST"]),
+    Admin("/v1/models/{id:path}/unload", unload, methods=["POST"]),
     Route("/v1/models/{id:path}", one),
-    Route("/v1/models/{id:path}", delete, methods=["DELETE"]),
+    Admin("/v1/models/{id:path}", delete, methods=["DELETE"]),
 ]

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from server import __version__, errors
-from server.dialects import services, v1
+from server.dialects import Open, services, v1
 from server.services import Services
 from server.types import ModelInfo
 
@@ -69,8 +69,8 @@ def _model(serving: Services, info: ModelInfo) -> dict[str, str]:
 
 
 ROUTES = [
-    Route("/v1/health/ready", ready),
-    Route("/v1/health/live", live),
+    Open("/v1/health/ready", ready),
+    Open("/v1/health/live", live),
     Route("/v1/version", version),
     Route("/v1/metadata", metadata),
 ]
