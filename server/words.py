@@ -128,7 +128,7 @@ def _edges() -> NDArray[np.int64]:
 def _bounds(segments: Sequence[Segment], seconds: float) -> Iterator[tuple[float, float]]:
     """The stretch of sound in which each segment may lie: its own, a little more, and none of another's."""
     middles = [(before.end + after.start) / 2 for before, after in pairwise(segments)]
-    for segment, low, high in zip(segments, [0.0, *middles], [*middles, seconds], strict=True):
+    for segment, low, high in zip(segments, [0.0, *middles], [*middles, seconds], strict=False):
         yield max(segment.start - _SLACK, low), min(segment.end + _SLACK, high)
 
 

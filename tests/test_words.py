@@ -144,6 +144,10 @@ def test_sound_too_short_for_its_words_still_gives_each_its_place(seconds: float
     assert found == sorted(found)
 
 
+def test_nothing_heard_has_no_times() -> None:
+    assert words.timed(heard(), silence(3), words=True).segments == ()
+
+
 def test_random_words_on_random_sound_stay_in_order() -> None:
     random = np.random.default_rng(3)
     for _ in range(60):
