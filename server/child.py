@@ -91,8 +91,9 @@ class Child(Generic[Incoming]):
 
     @property
     def alive(self) -> bool:
-        """Whether it may still answer: its end of the socket closes before its exit is known."""
-        return self._process.returncode is None and not self._reader.at_eof()
+        """Whether it may still answer: its end of the socket, or ours, closes before its exit is known."""
+        closed = self._reader.at_eof() or self._writer.is_closing()
+        return self._process.returncode is None and not closed
 
     async def send(self, message: msgspec.Struct) -> None:
         """Hand a message over. A child that is gone is noticed by `receive`, not here."""

@@ -93,6 +93,18 @@ class Config(BaseModel):
     aliases: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
         {}, description="Other names for models, by name."
     )
+    voices: Folder | None = Field(
+        None, description="Folder of voices; by default `voices` in the data folder."
+    )
+    default_voice: str = Field(
+        "", description="Voice of requests that name none; by default the best installed English one."
+    )
+    voice_aliases: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
+        {}, description="Other names for voices, by name: alloy, or Magpie-Multilingual.EN-US.Aria."
+    )
+    max_text: int = Field(
+        4096, ge=1, description="Most characters of a text to be spoken, as OpenAI's API has it."
+    )
     demo: Literal["true", "false", "auto"] = Field(
         "false", description="Whether the demo model is the default; auto: when no other model is installed."
     )
@@ -152,6 +164,10 @@ class Config(BaseModel):
     @property
     def model_folder(self) -> Path:
         return self.models or self.data / "models"
+
+    @property
+    def voice_folder(self) -> Path:
+        return self.voices or self.data / "voices"
 
     @property
     def spool_folder(self) -> Path:

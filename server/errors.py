@@ -4,7 +4,9 @@ SpeechError
 ├── BadRequest              the request cannot be understood
 │   ├── MissingField
 │   ├── BadField
-│   └── UnsupportedLanguage
+│   ├── UnsupportedLanguage
+│   ├── VoiceNotFound       no such voice here, or not in that language
+│   └── TextTooLong         more text than is spoken at once
 ├── Refused                 who asks may not
 │   ├── NoKey               no key, or one that is not known here
 │   ├── NoScope             the key is for using, and this changes the server
@@ -58,6 +60,21 @@ class BadField(BadRequest):
 
 class UnsupportedLanguage(BadRequest):
     """The model does not know this language."""
+
+
+class VoiceNotFound(BadField):
+    """No such voice here, or not in the language asked for."""
+
+
+class TextTooLong(BadField):
+    """More text than is spoken at once; `size` and `most` are characters with everything written out."""
+
+    def __init__(self, size: int, most: int, field: str = "input") -> None:
+        super().__init__(
+            f"the text has {size:,} characters when written out; at most {most:,} are spoken", field
+        )
+        self.size = size
+        self.most = most
 
 
 class Refused(SpeechError):

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from server.errors import Leaving, NoMemory
-from server.runners import Residence, Runner
+from server.runners import Residence
 from server.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,21 @@ def available(limit: Path = _CGROUP) -> int:
         return min(total, int(limit.read_text()))
     except (OSError, ValueError):
         return total
+
+
+class Loader(Protocol):
+    """What holds models in memory: a runner, say."""
+
+    @property
+    def slots(self) -> int: ...
+
+    async def load(self, model: ModelInfo, slots: int | None = None) -> None: ...
+
+    async def unload(self, model: str) -> None: ...
+
+    def loaded(self) -> tuple[Residence, ...]: ...
+
+    async def stop(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ class Memory:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: Loader,
         *,
         budget: int = 0,
         keep_alive: float = 300.0,

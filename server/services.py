@@ -6,16 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from server import catalogue, models, spool, transcribe
+from server import catalogue, models, speak, spool, transcribe
 from server.config import Config
+from server.encoder import Encoder
 from server.errors import ModelNotFound, SpeechError, Starting
 from server.keys import Keys
-from server.memory import Memory, megabytes
+from server.memory import Loader, Memory, megabytes
 from server.pull import Pulling, Pulls
 from server.reader import Readers
-from server.runners import Runner, local
+from server.runners import Residence, Runner, local
+from server.speaker import Speakers
 from server.spool import Spool
-from server.types import Event, Listen, ModelInfo, Waiting
+from server.types import Event, Listen, ModelInfo, Speak, Waiting
+from server.voices import Voices, engines_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,21 @@ class Services:
     runner: Runner
     memory: Memory
     keys: Keys
+    voices: Voices
+    speakers: Speakers
+    encoder: Encoder
     warm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once readers are up and what is to be preloaded is loaded."""
 
     async def warm_up(self) -> None:
         """Start the readers and load what is to be loaded at the start. Raises what keeps it from that."""
         # Headers of all models are read once, here, rather than in the first request.
-        await asyncio.gather(self.readers.start(), asyncio.to_thread(self.models.installed))
+        await asyncio.gather(
+            self.readers.start(),
+            asyncio.to_thread(self.models.installed),
+            asyncio.to_thread(self.voices.installed),
+            self.encoder.start(),
+        )
         for name in dict.fromkeys(self.config.pinned + self.config.preload):
             await self.memory.load(self.models.find(name))
         self.warm.set()
@@ -73,6 +84,14 @@ class Services:
                 pass
         return await transcribe.detect(listen, media, self.models, self.readers, self.memory, self.runner)
 
+    async def prepare(self, speak_this: Speak) -> speak.Spoken:
+        """A text with its voice, ready to be spoken; see speak.py."""
+        return await speak.prepare(speak_this, self.voices)
+
+    def speak(self, spoken: speak.Spoken) -> AsyncGenerator[bytes]:
+        """The sound of a prepared text in its format; see speak.py."""
+        return speak.sound(spoken, self.memory, self.speakers, self.encoder)
+
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
         async with aclosing(self.pulls.pull(name)) as steps:
             async for step in steps:
@@ -111,6 +130,7 @@ async def starting(config: Config) -> AsyncIterator[Services]:
         await services.pulls.stop()
         await services.readers.stop()
         await services.memory.stop()
+        await services.encoder.stop()
 
 
 def _made(config: Config) -> Services:
@@ -131,15 +151,44 @@ def _made(config: Config) -> Services:
         timeout=config.window_timeout,
         recycle=config.recycle,
     )
+    speakers = Speakers(empty, threads=config.threads, queue=config.queue, timeout=config.window_timeout)
     memory = Memory(
-        runner,
+        _Both(runner, speakers),
         budget=config.memory,
         keep_alive=config.keep_alive,
         keep_alive_of=config.keep_alive_of,
         pinned=config.pinned,
     )
     pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
-    return Services(config, found, pulls, readers, runner, memory, Keys(config.keys))
+    voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)
+    keys = Keys(config.keys)
+    return Services(config, found, pulls, readers, runner, memory, keys, voices, speakers, Encoder(empty))
+
+
+class _Both:
+    """What holds models in memory: those that hear and those that speak."""
+
+    def __init__(self, runner: Runner, speakers: Speakers) -> None:
+        self._runner = runner
+        self._speakers = speakers
+
+    @property
+    def slots(self) -> int:
+        return self._runner.slots
+
+    async def load(self, model: ModelInfo, slots: int | None = None) -> None:
+        holder: Loader = self._speakers if model.engine in engines_here() else self._runner
+        await holder.load(model, slots)
+
+    async def unload(self, model: str) -> None:
+        await self._runner.unload(model)
+        await self._speakers.unload(model)
+
+    def loaded(self) -> tuple[Residence, ...]:
+        return self._runner.loaded() + self._speakers.loaded()
+
+    async def stop(self) -> None:
+        await asyncio.gather(self._runner.stop(), self._speakers.stop())
 
 
 @asynccontextmanager

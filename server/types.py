@@ -250,6 +250,90 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """A voice that this server can speak in."""
+
+    id: str
+    """Model.LOCALE.Speaker[.Style], as NVIDIA's NIM writes it: "Espeak.EN-US.default"."""
+    engine: str
+    """Name of the file in `engines/` that runs it."""
+    locale: str
+    """BCP 47: "en-US"."""
+    title: str
+    """For people."""
+    model: Path
+    """What the engine loads; voices of one model share its processes."""
+    speaker: str
+    """The voice's name within its model."""
+    sample_rate: int
+    """Hz of the sound that the engine makes."""
+    names: tuple[str, ...] = ()
+    """Other names that it answers to."""
+    variants: tuple[str, ...] = ()
+    """Timbres in which it can be had instead: "f3" makes "Espeak.EN-US.f3" of "Espeak.EN-US.default"."""
+    size: int = 0
+    """Bytes of its files."""
+    ipa: bool = False
+    """Whether sounds can be given to it in IPA."""
+    clones: bool = False
+    """Whether it can speak in the voice of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pronounced:
+    """A stretch of a piece's text that is to sound as written in IPA."""
+
+    start: int
+    """Index of its first character in the text."""
+    end: int
+    ipa: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A sentence, or a part of a long one: the unit of speaking. Stateless and repeatable."""
+
+    text: str
+    """As it is to be read: figures and abbreviations written out."""
+    language: str = ""
+    """BCP 47; empty: the voice's own."""
+    pronounced: tuple[Pronounced, ...] = ()
+    speed: float = 1.0
+    pitch: float = 1.0
+    """A factor, for engines that have it."""
+    volume: float = 1.0
+    """A factor of amplitude."""
+    pause: float = 0.0
+    """Seconds of silence after it, beside what the engine itself makes."""
+
+
+Audio = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+"""How speech is written; opus lies in Ogg, aac in ADTS, pcm is int16 little-endian without a header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speak:
+    """What a client asks to have spoken."""
+
+    text: str
+    """Plain, or SSML where it is one <speak> element."""
+    voice: str = ""
+    """A voice's id or one of its names; empty: the best one of the language."""
+    language: str = ""
+    """BCP 47; empty: the voice's own, else English."""
+    engine: str = ""
+    """The engine that must do it; empty: the voice's own."""
+    speed: float = 1.0
+    format: Audio = "wav"
+    sample_rate: int = 0
+    """Hz of the answer; 0: as the voice makes it."""
+    longest: int = 0
+    """Characters that the text may have when all is written out; 0: any number."""
+    keep_alive: float | None = None
+    """Seconds for which the voice stays loaded afterwards; -1: for good; None: as configured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All that was heard in one media."""
 

@@ -12,13 +12,14 @@ SERVER = Path(__file__).parent.parent / "server"
 
 FLOORS = (
     ("errors", "types"),
-    ("keys", "config", "child", "ggml", "engines", "media", "windows", "spool"),
+    ("keys", "config", "child", "ggml", "engines", "media", "windows", "spool", "text", "encoding"),
     ("catalogue", "digests", "partial", "sources"),
-    ("languages", "models", "reader", "subtitles", "words"),
+    ("languages", "models", "reader", "subtitles", "words", "encoder", "voices"),
     ("pull", "worker"),
     ("formats", "runners"),
+    ("speaker",),
     ("memory",),
-    ("transcribe",),
+    ("transcribe", "speak"),
     ("services",),
     ("fields", "sse", "dialects"),
     ("guard", "hangup"),

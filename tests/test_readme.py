@@ -52,8 +52,10 @@ def test_the_first_command_ends_in_a_transcript_and_the_line_to_try_next(started
 
 
 @pytest.mark.parametrize("command", commands("Ask"))
-def test_curl_lines(started: Server, command: str) -> None:
+def test_curl_lines(started: Server, command: str, tmp_path: Path) -> None:
     words = shlex.split(command.replace("http://127.0.0.1:8080", started.url))
+    written = tmp_path / "written"
+    words = [str(written) if word == "hello.mp3" else word for word in words]
     said = subprocess.run([*words, "-sS"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     expected = {
         "models": "ggml-demo",
@@ -61,11 +63,14 @@ def test_curl_lines(started: Server, command: str) -> None:
         "transcriptions": "beautiful",
         "translations": "Peter",
         "speech/asr": '"text":"The weather is beautiful today."',
+        "speech ": "",
     }
     (expectation,) = [
         text for word, text in expected.items() if re.search(rf"(/v1|/audio|/post)/{word}", command)
     ]
     assert expectation in said.stdout
+    if "-o" in words:
+        assert written.read_bytes()[:2] in (b"\xff\xf3", b"\xff\xfb"), "it is no mp3"
 
 
 def test_the_python_example(started: Server) -> None:

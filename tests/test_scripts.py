@@ -28,7 +28,7 @@ backend-path = ["."]
 name = "whisperd"
 version = "1"
 scripts = { whisperd = "program:main" }
-optional-dependencies = { test = [], bench = [] }
+optional-dependencies = { test = [], bench = [], espeak = [], piper = [] }
 """
 
 BACKEND = '''
@@ -45,7 +45,8 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
     files = {
         "whisperd.pth": str(pathlib.Path.cwd()),
         INFO + "METADATA": "Metadata-Version: 2.1\\nName: whisperd\\nVersion: 1\\n"
-        "Provides-Extra: test\\nProvides-Extra: bench\\n",
+        "Provides-Extra: test\\nProvides-Extra: bench\\n"
+        "Provides-Extra: espeak\\nProvides-Extra: piper\\n",
         INFO + "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         INFO + "entry_points.txt": "[console_scripts]\\nwhisperd = program:main\\n",
         INFO + "RECORD": "",
@@ -196,6 +197,16 @@ def test_one_extra_does_not_undo_another(checkout: Checkout) -> None:
     assert "Installing whisperd[bench]" in checkout.run("scripts/other").stderr
     for script in ("scripts/serve", "scripts/test", "scripts/other"):
         assert checkout.run(script).stderr == ""
+
+
+def test_serve_installs_the_engines_it_is_asked_to_and_keeps_them_from_the_server(checkout: Checkout) -> None:
+    served = checkout.run("scripts/serve", "--with", "piper", "--port", "1")
+    assert "Installing whisperd[espeak,piper]" in served.stderr
+    assert served.stdout.endswith("serve --port 1\n")
+    assert checkout.run("scripts/serve", "--with", "piper").stderr == ""
+    assert checkout.run("scripts/serve").stderr == ""
+    refused = checkout.run("scripts/serve", "--with", "--port")
+    assert (refused.returncode, refused.stdout) == (1, "")
 
 
 def test_an_install_that_was_killed_is_begun_anew(checkout: Checkout) -> None:

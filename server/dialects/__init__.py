@@ -98,6 +98,8 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.TooLarge: "too_large",
     errors.TooSlow: "upload_too_slow",
     errors.UnsupportedLanguage: "unsupported_language",
+    errors.VoiceNotFound: "voice_not_found",
+    errors.TextTooLong: "text_too_long",
     errors.ModelBroken: "model_broken",
     errors.Busy: "server_busy",
     errors.NoMemory: "no_memory",

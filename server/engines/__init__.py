@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.types import Decode, Heard
+from server.types import Decode, Heard, Piece
 
 Stop = Callable[[], bool]
 """Asked by an engine during its work: True says that nobody waits for the result any more."""
@@ -32,3 +32,26 @@ class Transcriber(Protocol):
 
     def describe(self) -> str:
         """One line for people: library version, CPU features and devices it uses."""
+
+
+Emit = Callable[[bytes], None]
+"""Takes the next sound: int16 little-endian mono at the voice's sample rate."""
+
+
+class Speaker(Protocol):
+    """Text to speech. A module of this folder has one as `Speaker`, and beside it
+
+    `voices(folder)`: the voices that can be had, by reading files only; none where its library is missing.
+    """
+
+    speeds: tuple[float, float]
+    """The slowest and the fastest that it speaks by itself, as factors."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        """Load the model at `path`. Raises ModelBroken where the library refuses it."""
+
+    def say(self, piece: Piece, speaker: str, emit: Emit, stop: Stop) -> None:
+        """Speak a piece, handing its sound over as it is made. Returns early when `stop()` is."""
+
+    def describe(self) -> str:
+        """One line for people: library and version."""

@@ -16,7 +16,11 @@ from tests.voices import speak
 
 DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
 
-ENGINES = tuple(module.name for module in pkgutil.iter_modules(engines.__path__))
+ENGINES = tuple(
+    module.name
+    for module in pkgutil.iter_modules(engines.__path__)
+    if hasattr(import_module(f"server.engines.{module.name}"), "Engine")
+)
 
 
 @pytest.fixture(scope="module", params=ENGINES)

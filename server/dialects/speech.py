@@ -1,0 +1,152 @@
+"""/v1/audio/speech: text to speech as OpenAI's clients ask for it, and the lists that some of them read."""
+
+import base64
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from server import errors, fields, sse
+from server.dialects import Open, problem, services, v1
+from server.errors import MissingField, ModelNotFound
+from server.speak import Spoken
+from server.types import Audio, Speak
+from server.voices import OPENAI, engines_here
+
+MEDIA_TYPES: dict[Audio, str] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+
+SAMPLE_RATE = 24_000
+"""Hz of all that OpenAI's API answers; its clients play pcm at that."""
+
+_MODELS = re.compile(r"(tts-1(-hd)?|gpt-4o-mini-tts)(-\d{4}(-\d\d-\d\d)?)?")
+"""OpenAI's names of models that speak: here they mean the voice's own engine."""
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_TOKEN_SECONDS = 0.05
+"""In `usage`: a word or sign of the text is a token, and each twentieth of a second of sound."""
+
+
+def _voice(value: object) -> object:
+    """A voice's name, or OpenAI's object with its id, which comes as its pairs."""
+    return dict(value).get("id", "") if isinstance(value, list) else value
+
+
+class Asked(BaseModel):
+    """The body's fields; others are ignored."""
+
+    model_config = ConfigDict(strict=False)
+
+    model: str = ""
+    input: str
+    voice: Annotated[str, BeforeValidator(_voice)] = ""
+    instructions: str = ""
+    response_format: Audio = "mp3"
+    speed: float = Field(1.0, ge=0.25, le=4.0)
+    stream_format: Literal["audio", "sse"] = "audio"
+    language: str = Field("", max_length=40)
+
+
+@v1
+async def speech(request: Request) -> Response:
+    """Speak a text."""
+    serving = services(request)
+    limits = serving.config
+    asked = await fields.small(request, Asked, grace=limits.upload_grace, rate=limits.upload_rate)
+    if not asked.input.strip():
+        raise MissingField("input: there is no text to speak", "input")
+    spoken = await serving.prepare(
+        Speak(
+            text=asked.input,
+            voice=asked.voice,
+            language=asked.language,
+            engine=_engine(asked.model),
+            speed=asked.speed,
+            format=asked.response_format,
+            sample_rate=SAMPLE_RATE,
+            longest=limits.max_text,
+        )
+    )
+    async with AsyncExitStack() as stack:
+        sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
+        if asked.stream_format == "sse":
+            first = await stack.enter_async_context(sse.first(sound))
+            events = sse.stream(
+                sse.resumed(first, sound), lambda sound: _events(sound, spoken), go_whisper=False
+            )
+            return sse.Held(events, stack.pop_all())
+        # The first sound before the status, so that what goes wrong until then has a status of its own.
+        first_sound = await anext(sound)
+        body = StreamingResponse(_resumed(first_sound, sound), media_type=MEDIA_TYPES[asked.response_format])
+        body.headers["X-Voice"] = spoken.voice.id
+        return sse.Held(body, stack.pop_all())
+
+
+def _engine(model: str) -> str:
+    """The engine that a model's name asks for, if any. Raises ModelNotFound."""
+    if not model or _MODELS.fullmatch(model):
+        return ""
+    if model.lower() in engines_here():
+        return model.lower()
+    known = ", ".join(("tts-1", *engines_here()))
+    raise ModelNotFound(f"there is no model {model[:80]!a} that speaks; there are {known}")
+
+
+async def _resumed(first: bytes, sound: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for data in sound:
+        yield data
+
+
+async def _events(sound: AsyncIterator[bytes], spoken: Spoken) -> AsyncIterator[ServerSentEvent]:
+    """speech.audio.delta…, speech.audio.done; an error is data with the key `error`."""
+    try:
+        async for data in sound:
+            audio = base64.b64encode(data).decode()
+            yield sse.data({"type": "speech.audio.delta", "audio": audio})
+        yield sse.data({"type": "speech.audio.done", "usage": _usage(spoken)})
+    except errors.SpeechError as error:
+        yield sse.data(problem(error))
+
+
+def _usage(spoken: Spoken) -> dict[str, int]:
+    read = sum(len(_TOKEN.findall(piece.text)) for piece in spoken.pieces)
+    said = round(spoken.seconds / _TOKEN_SECONDS)
+    return {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
+
+
+@v1
+async def voices(request: Request) -> Response:
+    """The voices, OpenAI's names for them first."""
+    installed = services(request).voices.installed()
+    named = [{"id": name, "name": name} for name in OPENAI] if installed else []
+    own = [{"id": voice.id, "name": voice.title, "language": voice.locale} for voice in installed]
+    return JSONResponse({"voices": named + own})
+
+
+@v1
+async def models(request: Request) -> Response:
+    """What `model` may be."""
+    installed = {voice.engine for voice in services(request).voices.installed()}
+    names = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts", *sorted(installed)) if installed else ()
+    return JSONResponse({"models": [{"id": name} for name in names]})
+
+
+ROUTES = [
+    Route("/v1/audio/speech", speech, methods=["POST"]),
+    # Open WebUI asks for these two without its key.
+    Open("/v1/audio/voices", voices, methods=["GET"]),
+    Open("/v1/audio/models", models, methods=["GET"]),
+]

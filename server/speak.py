@@ -1,0 +1,108 @@
+"""Text to speech: what a client asks for becomes a stream of encoded sound."""
+
+import asyncio
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from server import text
+from server.encoder import Encoder
+from server.memory import Memory
+from server.speaker import Speakers
+from server.types import ModelInfo, Piece, Speak, Voice
+from server.voices import Voices
+
+SAMPLE_RATES = range(8_000, 48_001)
+"""Hz in which speech can be had."""
+
+_SILENCE = 0.25
+"""Seconds of silence that a text without a word becomes."""
+
+_AT_ONCE = 500
+"""Characters up to which a text is prepared without leaving the event loop."""
+
+
+@dataclass(slots=True)
+class Spoken:
+    """A text with its voice, ready to be spoken."""
+
+    speak: Speak
+    voice: Voice
+    pieces: tuple[Piece, ...]
+    seconds: float = 0.0
+    """Of sound that has been made."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the answer."""
+        return self.speak.sample_rate or self.voice.sample_rate
+
+    @property
+    def characters(self) -> int:
+        """Of the text as it is read, everything written out."""
+        return sum(len(piece.text) for piece in self.pieces)
+
+
+async def prepare(speak: Speak, voices: Voices) -> Spoken:
+    """Find the voice and make the text ready. Raises VoiceNotFound and BadField, TextTooLong among them."""
+    voice = voices.find(speak.voice, speak.language, speak.engine)
+
+    def pieces() -> tuple[Piece, ...]:
+        found = text.pieces(
+            speak.text, speak.language or voice.locale, speed=speak.speed, longest=speak.longest
+        )
+        return tuple(found) or (Piece("", pause=_SILENCE),)
+
+    if len(speak.text) <= _AT_ONCE:
+        return Spoken(speak, voice, pieces())
+    return Spoken(speak, voice, await asyncio.to_thread(pieces))
+
+
+async def sound(
+    spoken: Spoken, memory: Memory, speakers: Speakers, encoder: Encoder
+) -> AsyncGenerator[bytes]:
+    """The sound in the format asked for, as it is made.
+
+    Raises Busy, NoMemory, ModelBroken and WorkFailed. Closing the iterator early stops the work.
+    """
+    model = model_of(spoken.voice)
+    async with memory.using(model, spoken.speak.keep_alive):
+        said = speakers.say(model, spoken.voice.speaker, spoken.voice.sample_rate, spoken.pieces)
+        async with aclosing(said):
+            async with aclosing(_written(said, spoken, encoder)) as written:
+                async for data in written:
+                    yield data
+
+
+async def _written(said: AsyncIterator[bytes], spoken: Spoken, encoder: Encoder) -> AsyncGenerator[bytes]:
+    format, rate = spoken.speak.format, spoken.voice.sample_rate
+    header = wav_header(spoken.sample_rate) if format == "wav" else b""
+    if format in ("wav", "pcm") and rate == spoken.sample_rate:
+        written = _counted(said, spoken)
+    else:
+        written = encoder.encode(_counted(said, spoken), format, rate, spoken.sample_rate)
+    async with aclosing(written):
+        async for data in written:
+            # A header of its own would be an answer's begin before anything was known to have been spoken.
+            yield header + data
+            header = b""
+
+
+async def _counted(said: AsyncIterator[bytes], spoken: Spoken) -> AsyncGenerator[bytes]:
+    async for pcm in said:
+        spoken.seconds += len(pcm) / 2 / spoken.voice.sample_rate
+        yield pcm
+
+
+def wav_header(sample_rate: int, size: int | None = None) -> bytes:
+    """The 44 bytes before int16 mono PCM of `size` bytes; None: not known yet, as streams write it."""
+    data, whole = (0xFFFFFFFF, 0xFFFFFFFF) if size is None else (size, size + 36)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * 2, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", whole, b"WAVE") + form + struct.pack("<4sI", b"data", data)
+
+
+def model_of(voice: Voice) -> ModelInfo:
+    """What holds the voice in memory."""
+    id = f"{voice.engine}/{voice.model.stem}" if voice.size else voice.engine
+    return ModelInfo(id=id, path=voice.model, size=voice.size, created=0, engine=voice.engine)

@@ -1,0 +1,158 @@
+"""Which voices there are, and which one a client means."""
+
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+from server import engines
+from server.errors import VoiceNotFound
+from server.types import Voice
+
+PREFERRED = ("piper", "kokoro", "pocket", "espeak")
+"""Engines from the one that speaks first, where a client names no voice and a language has several."""
+
+OPENAI = {
+    "alloy": "default",
+    "ash": "m3",
+    "ballad": "m7",
+    "cedar": "m5",
+    "coral": "f2",
+    "echo": "m1",
+    "fable": "m2",
+    "marin": "f1",
+    "nova": "f3",
+    "onyx": "m6",
+    "sage": "f4",
+    "shimmer": "f5",
+    "verse": "m4",
+}
+"""OpenAI's voices, each with espeak-ng's timbre that stands for it where a language has no other voice."""
+
+MAGPIE = {
+    "aria": "f2",
+    "diego": "m3",
+    "isabela": "f3",
+    "jason": "m1",
+    "leo": "m4",
+    "louise": "f4",
+    "mia": "f1",
+    "pascal": "m5",
+    "ray": "m6",
+    "sofia": "f5",
+}
+"""The same for the speakers of NVIDIA's Magpie models."""
+
+_MAGPIE = re.compile(
+    rf"magpie-[a-z]+\.([a-z]{{2}}-[a-z]{{2}})\.({'|'.join(MAGPIE)})"
+    r"(?:\.(?:neutral|calm|angry|happy|sad|fearful|disgust|pleasantsurprised))?"
+)
+"""A Magpie voice's name in small letters; the emotion it may end in is spoken in the voice's usual way."""
+
+_FALLBACK = "en-US"
+
+_REGIONS = {"en": "us", "hi": "in", "ja": "jp", "ko": "kr", "pt": "br", "vi": "vn", "zh": "cn"}
+"""Where a language is meant to be from if nobody says, and its own code is no country's."""
+
+_KIN = {"es-us": ("es-419", "es-mx"), "es-mx": ("es-419",), "nb-no": ("nb", "no")}
+"""Locales that stand for one which no voice has, before others of its language."""
+
+
+class Voices:
+    """The voices of all engines that are installed; their folder is looked at anew each time."""
+
+    def __init__(self, folder: Path, *, default: str = "", aliases: Mapping[str, str] | None = None) -> None:
+        """`aliases`: other names that clients may use, each for the name of a voice here."""
+        self.folder = folder
+        self._default = default
+        self.aliases = dict(aliases or {})
+        self._meant = {name.lower(): voice for name, voice in self.aliases.items()}
+
+    def installed(self) -> tuple[Voice, ...]:
+        """All voices, those of preferred engines first."""
+        found = [voice for voices in _engines() for voice in voices(self.folder)]
+        return tuple(sorted(found, key=lambda voice: (_rank(voice), voice.locale, voice.id)))
+
+    def find(self, name: str = "", language: str = "", engine: str = "") -> Voice:
+        """The voice that is meant. Raises VoiceNotFound."""
+        fitting = [voice for voice in self.installed() if engine in ("", voice.engine)]
+        if not fitting:
+            raise VoiceNotFound(
+                f"no voice of {engine} is installed" if engine else "no speech engine is installed", "voice"
+            )
+        wanted = self._meant.get(name.lower(), name).lower()
+        if wanted in ("", "default") and self._default and not language:
+            wanted = self._default.lower()
+        magpie = _MAGPIE.fullmatch(wanted)
+        if magpie and _alike(magpie[1], language or magpie[1]):
+            return _timbre(_best(fitting, magpie[1]), MAGPIE, magpie[2])
+        if wanted in ("", "default", *OPENAI):
+            return _timbre(_best(fitting, language or _FALLBACK), OPENAI, wanted)
+        found = next(_named(fitting, wanted), None)
+        if found is None or (language and not _alike(found.locale, language)):
+            where = f" for language {language[:40]}" if language else ""
+            raise VoiceNotFound(f"there is no voice {name[:80]!a}{where}", "voice")
+        return found
+
+
+def engines_here() -> Iterator[str]:
+    """The names of the engines that speak, installed or not."""
+    for module in pkgutil.iter_modules(engines.__path__):
+        if hasattr(import_module(f"{engines.__name__}.{module.name}"), "voices"):
+            yield module.name
+
+
+def _engines() -> Iterator[Callable[[Path], Sequence[Voice]]]:
+    for name in engines_here():
+        yield import_module(f"{engines.__name__}.{name}").voices
+
+
+def _rank(voice: Voice) -> int:
+    return PREFERRED.index(voice.engine) if voice.engine in PREFERRED else len(PREFERRED)
+
+
+def _best(fitting: list[Voice], language: str) -> list[Voice]:
+    """The voices of the engine that speaks this language best. Raises VoiceNotFound."""
+    near = _nearest(fitting, language.lower().replace("_", "-"))
+    if not near:
+        raise VoiceNotFound(f"there is no voice for language {language[:40]}", "voice")
+    return [voice for voice in near if voice.engine == near[0].engine]
+
+
+def _nearest(fitting: list[Voice], language: str) -> list[Voice]:
+    """The voices of that very locale, else of its kin, else of its usual country, else of the language."""
+    plain = language.split("-")[0]
+    for locale in (language, *_KIN.get(language, ()), f"{plain}-{_REGIONS.get(plain, plain)}", plain):
+        if near := [voice for voice in fitting if voice.locale.lower() == locale]:
+            return near
+    return [voice for voice in fitting if _alike(voice.locale, language)]
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two locales are of one language."""
+    return re.split("[-_]", one.lower())[0] == re.split("[-_]", other.lower())[0]
+
+
+def _timbre(best: list[Voice], timbres: Mapping[str, str], name: str) -> Voice:
+    """One of the voices for each name that stands for none: another voice, else another timbre."""
+    place = list(timbres).index(name) if name in timbres else 0
+    voice = best[place % len(best)]
+    timbre = timbres.get(name, "default")
+    return _variant(voice, timbre) if len(best) == 1 and timbre in voice.variants else voice
+
+
+def _variant(voice: Voice, variant: str) -> Voice:
+    stem = voice.id.rpartition(".")[0]
+    return replace(voice, id=f"{stem}.{variant}", speaker=f"{voice.speaker}+{variant}")
+
+
+def _named(fitting: list[Voice], wanted: str) -> Iterator[Voice]:
+    for voice in fitting:
+        if wanted in (voice.id.lower(), *(name.lower() for name in voice.names)):
+            yield voice
+    stem, _, last = wanted.rpartition(".")
+    for voice in fitting:
+        if voice.id.lower().rpartition(".")[0] == stem:
+            yield from (_variant(voice, variant) for variant in voice.variants if variant.lower() == last)
