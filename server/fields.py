@@ -60,6 +60,8 @@ class Form(Generic[Asked]):
     def __init__(
         self, asked: Asked, spool: Spool, check: Callable[[Asked], None], file_field: str = "file"
     ) -> None:
+        self.file_name = ""
+        """As the client calls its file."""
         self._asked = asked
         self._spool = spool
         self._check = check
@@ -152,6 +154,7 @@ class Form(Generic[Asked]):
         if self._part.is_file:
             self._once(name, self._file_seen)
             self._file_seen = True
+            self.file_name = options[b"filename"].decode("utf-8", "replace")
 
     def _extend(self, data: bytes) -> None:
         if self._part.is_unknown:
@@ -165,7 +168,7 @@ class Form(Generic[Asked]):
         if part.is_file or part.is_unknown:
             return
         if part.name == self._file_field:
-            raise BadField("file: must be a file with a filename, not a text field", part.name)
+            raise BadField(f"{part.name}: must be a file with a filename, not a text field", part.name)
         many = isinstance(getattr(self._asked, part.name), tuple)
         self._once(part.name, part.name in self._seen and not many)
         self._seen.add(part.name)

@@ -105,7 +105,7 @@ async def detect(
 
     Raises as `transcribe`.
     """
-    model = choose(models, listen)
+    model = models.find(listen.model, lambda model: model.multilingual)
     request = uuid4().hex
     found: dict[str, float] = {}
     heard = 0.0

@@ -4,6 +4,7 @@ Times are seconds from the start of the media. PCM is mono at 16 kHz: float32 in
 inside a process, little-endian int16 bytes between processes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -77,6 +78,17 @@ class Segment:
     """0 to 1; None where the engine does not tell."""
     seek: float = 0.0
     """Start of the window that this segment was heard in."""
+
+    def spaced_words(self) -> Iterator[Word]:
+        """The words with the spaces that the text has before them, as Whisper's own tools give them."""
+        at = 0
+        for word in self.words:
+            found = self.text.find(word.text, at)
+            begin = at if found < 0 else found
+            space = " " if self.text[begin - 1 : begin] == " " else ""
+            at = begin if found < 0 else found + len(word.text)
+            yield replace(word, text=space + word.text)
+
     speaker: str | None = None
     """Who says it; None where nobody was asked to tell speakers apart."""
 

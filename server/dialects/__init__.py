@@ -14,12 +14,12 @@ socket_refusal(error)   the same for WebSockets; without it they are closed befo
 import functools
 import logging
 import pkgutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
@@ -30,6 +30,8 @@ from server.services import Services
 from server.types import ModelInfo
 
 log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -158,6 +160,29 @@ def notice(model: ModelInfo | None) -> dict[str, str]:
     return {"X-Whisperd-Notice": model.notice} if model and model.notice else {}
 
 
+def document(chunks: Iterator[str], media_type: str, headers: Mapping[str, str]) -> Response:
+    """A text as an answer; a long one in chunks, so that it is never whole in memory twice."""
+    body = "".join(_up_to(chunks, _CHUNK))
+    rest = next(chunks, None)
+    if rest is None:
+        return Response(body, media_type=media_type, headers=headers)
+
+    async def pieces() -> AsyncIterator[str]:
+        yield body + rest
+        while piece := "".join(_up_to(chunks, _CHUNK)):
+            yield piece
+
+    return StreamingResponse(pieces(), media_type=media_type, headers=headers)
+
+
+def _up_to(chunks: Iterator[str], size: int) -> Iterator[str]:
+    """Chunks until they make `size` characters."""
+    taken = 0
+    while taken < size and (chunk := next(chunks, None)) is not None:
+        taken += len(chunk)
+        yield chunk
+
+
 def status(error: errors.SpeechError) -> int:
     """The HTTP status of an error: its own, or that of the nearest branch of the tree."""
     return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
@@ -209,16 +234,23 @@ _WALL = Door(Route("/", lambda request: Response(status_code=404)), refusal, _cl
 """Where there is no route: who may not come in is not told so."""
 
 
-def v1(handler: Handler) -> Handler:
-    """A handler of /v1 whose errors become answers."""
+def telling(refusal: Callable[[errors.SpeechError], Response]) -> Callable[[Handler], Handler]:
+    """A decorator for handlers: their errors become answers, as `refusal` makes them."""
 
-    @functools.wraps(handler)
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except errors.SpeechError as error:
-            level = logging.WARNING if status(error) >= 500 else logging.INFO
-            log.log(level, "%s %s refused: %s", request.method, request.url.path, error)
-            return refusal(error)
+    def decorated(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except errors.SpeechError as error:
+                level = logging.WARNING if status(error) >= 500 else logging.INFO
+                log.log(level, "%s %s refused: %s", request.method, request.url.path, error)
+                return refusal(error)
 
-    return answer
+        return answer
+
+    return decorated
+
+
+v1 = telling(refusal)
+"""A handler of /v1."""

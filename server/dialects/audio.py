@@ -5,23 +5,21 @@ format is chosen by `response_format` alone, never by Accept, which real clients
 """
 
 import math
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from server import config, errors, fields, formats, languages, sse, transcribe
-from server.dialects import notice, problem, services, v1
+from server.dialects import document, notice, problem, services, v1
 from server.services import Services
 from server.spool import spooled
 from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Style, Task, Transcript, Waiting
-
-_CHUNK = 1 << 16
 
 
 def _format(value: object) -> object:
@@ -149,28 +147,8 @@ def _style(asked: Asked) -> Style:
 
 
 def _document(transcript: Transcript, asked: Asked, model: ModelInfo | None) -> Response:
-    """The transcript in its format; a long one in chunks, so that it is never whole in memory twice."""
     format = formats.find(asked.response_format)
-    chunks = format.write(transcript, _style(asked))
-    body = "".join(chunk for chunk in _up_to(chunks, _CHUNK))
-    rest = next(chunks, None)
-    if rest is None:
-        return Response(body, media_type=format.MEDIA_TYPE, headers=notice(model))
-
-    async def pieces() -> AsyncIterator[str]:
-        yield body + rest
-        while piece := "".join(_up_to(chunks, _CHUNK)):
-            yield piece
-
-    return StreamingResponse(pieces(), media_type=format.MEDIA_TYPE, headers=notice(model))
-
-
-def _up_to(chunks: Iterator[str], size: int) -> Iterator[str]:
-    """Chunks until they make `size` characters."""
-    taken = 0
-    while taken < size and (chunk := next(chunks, None)) is not None:
-        taken += len(chunk)
-        yield chunk
+    return document(format.write(transcript, _style(asked)), format.MEDIA_TYPE, notice(model))
 
 
 # Streams ----------------------------------------------------------------------------------------------

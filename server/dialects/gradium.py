@@ -4,8 +4,6 @@ Before the first line every failure is a 500 with a sentence, as Gradium's docum
 is, the worker's behind `error from server <code>: `, where the code is one of WebSocket's (RFC 6455, 7.4).
 """
 
-import functools
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated
@@ -16,11 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from server import errors, fields, sse, transcribe
-from server.dialects import Handler, notice, services
+from server.dialects import notice, services, telling
 from server.spool import spooled
 from server.types import Done, Event, Listen, ModelInfo, RawSound, Segment
-
-log = logging.getLogger(__name__)
 
 _PCM_RATES = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 
@@ -49,6 +45,7 @@ _CONTENT_TYPES = {
 
 _CODES: dict[type[errors.SpeechError], int] = {
     errors.SpeechError: 1011,
+    errors.Refused: 1008,
     errors.UnsupportedLanguage: 1008,
     errors.ModelNotFound: 1008,
     errors.TooSlow: 1008,
@@ -83,20 +80,6 @@ class Asked(BaseModel):
     json_config: Json[Config] = Field(Config(), description='A JSON object: {"language": "en"}.')
 
 
-def gradium(handler: Handler) -> Handler:
-    """A handler whose errors become answers in Gradium's form."""
-
-    @functools.wraps(handler)
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except errors.SpeechError as error:
-            log.info("%s refused: %s", request.url.path, error)
-            return refusal(error)
-
-    return answer
-
-
 def refusal(error: errors.SpeechError) -> Response:
     """An error before the first line."""
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Busy) else {}
@@ -106,7 +89,7 @@ def refusal(error: errors.SpeechError) -> Response:
     return PlainTextResponse(text, 500, headers)
 
 
-@gradium
+@telling(refusal)
 async def transcription(request: Request) -> Response:
     serving = services(request)
     limits = serving.config

@@ -1,0 +1,156 @@
+"""whisper-asr-webservice's two routes at the root, which Bazarr and other media servers call.
+
+Bazarr saves whatever /asr answers as a subtitle, without looking at the status: an error has no body there,
+its sentence stands in a header.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Literal
+from urllib.parse import quote
+
+import msgspec
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server import errors, fields, formats, languages, transcribe
+from server.dialects import document, notice, services, status, telling
+from server.formats import verbose_json
+from server.spool import Spool, spooled
+from server.types import Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
+
+_RAW = RawSound(16_000)
+"""What `encode=false` promises."""
+
+_UNKNOWN = {"detected_language": "unknown", "language_code": "", "confidence": 0.0}
+"""Where nothing is said. Bazarr takes an empty code as unknown."""
+
+
+class AskedOfAll(BaseModel):
+    """What both queries know; others are ignored, `video_file` of Bazarr for one."""
+
+    encode: bool = Field(True, description="false: the file is headerless PCM, s16le 16 kHz mono.")
+    model: str = Field("", description="An id of /v1/models; absent: the server's default model.")
+
+
+class Asked(AskedOfAll):
+    """The query of /asr."""
+
+    task: Task = Field("transcribe", description="translate: into English.")
+    language: fields.Language = Field(None, description="Language of the speech; absent: detected.")
+    initial_prompt: str = Field("", description="Names and spellings to expect.")
+    word_timestamps: bool = Field(False, description="Times of words, in json.")
+    output: Literal["txt", "vtt", "srt", "tsv", "json"] = "txt"
+
+
+class NoFields(BaseModel):
+    """The form has nothing but the file."""
+
+
+def refusal(error: errors.SpeechError) -> Response:
+    """An error that nobody can take for a subtitle."""
+    return Response(status_code=status(error), headers=_sentence(error))
+
+
+def detailed(error: errors.SpeechError) -> Response:
+    """An error as the original's framework tells it."""
+    return JSONResponse({"detail": str(error)}, status(error), _sentence(error))
+
+
+def _sentence(error: errors.SpeechError) -> dict[str, str]:
+    text = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    retry = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Busy) else {}
+    return {"X-Whisperd-Error": text, **retry}
+
+
+@telling(refusal)
+async def asr(request: Request) -> Response:
+    asked = fields.query(request, Asked)
+    listen = Listen(
+        model=asked.model,
+        task=asked.task,
+        language=asked.language,
+        prompt=asked.initial_prompt,
+        words=asked.word_timestamps,
+        raw=None if asked.encode else _RAW,
+    )
+    serving = services(request)
+    async with _uploaded(request, listen) as (spool, name):
+        async with aclosing(serving.transcribe(listen, spool)) as events:
+            transcript = await transcribe.whole(events)
+    model = serving.models.find(transcript.model)
+    headers = {
+        "Asr-Engine": model.engine,
+        "Content-Disposition": f'attachment; filename="{quote(name)}.{asked.output}"',
+        **_remarks(transcript, model),
+    }
+    return document(_written(transcript, asked), "text/plain", headers)
+
+
+@telling(detailed)
+async def detect_language(request: Request) -> Response:
+    asked = fields.query(request, AskedOfAll)
+    listen = Listen(model=asked.model, raw=None if asked.encode else _RAW)
+    async with _uploaded(request, listen) as (spool, _):
+        found = await services(request).detect(listen, spool)
+    if not found:
+        return JSONResponse(_UNKNOWN)
+    code = max(found, key=found.__getitem__)
+    return JSONResponse(
+        {"detected_language": languages.name(code), "language_code": code, "confidence": found[code]}
+    )
+
+
+ROUTES = [
+    Route("/asr", asr, methods=["POST"]),
+    Route("/detect-language", detect_language, methods=["POST"]),
+]
+
+
+@asynccontextmanager
+async def _uploaded(request: Request, listen: Listen) -> AsyncIterator[tuple[Spool, str]]:
+    """The file and its name, once it is here; a request that cannot be done is refused before."""
+    serving = services(request)
+    limits = serving.config
+    serving.readers.refuse_if_full()
+    if model := serving.choose(listen):
+        transcribe.check(model, listen)
+    async with spooled(limits.spool_folder, limits.max_upload) as spool:
+        form = fields.Form(NoFields(), spool, lambda asked: None, file_field="audio_file")
+        await form.read(
+            request, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
+        )
+        yield spool, form.file_name
+
+
+def _remarks(transcript: Transcript, model: ModelInfo) -> dict[str, str]:
+    """What subtitles have no place for."""
+    warnings = "; ".join(warning for warning in transcript.warnings if warning != model.notice)
+    return notice(model) | ({"X-Whisperd-Warning": warnings} if warnings else {})
+
+
+def _written(transcript: Transcript, asked: Asked) -> Iterator[str]:
+    if asked.output == "txt":
+        return (segment.text.strip() + "\n" for segment in transcript.segments)
+    if asked.output == "json":
+        return _json(transcript)
+    return formats.find(asked.output).write(transcript, Style())
+
+
+def _json(transcript: Transcript) -> Iterator[str]:
+    """As OpenAI's whisper writes it: text, segments with their words, the language's code."""
+    yield f'{{"text":{_encoded(transcript.text)},"segments":['
+    for index, segment in enumerate(transcript.segments):
+        yield "," * (index > 0) + _encoded(_segment(segment))
+    yield f'],"language":{_encoded(transcript.language)}}}'
+
+
+def _segment(segment: Segment) -> dict[str, object]:
+    words = [verbose_json.word_fields(word) for word in segment.spaced_words()]
+    return verbose_json.full(segment) | ({"words": words} if words else {})
+
+
+def _encoded(value: object) -> str:
+    return msgspec.json.encode(value).decode()
