@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from server import keys as api_keys
+from server import trust
 
 ENVIRONMENT = "WHISPERD_"
 
@@ -122,9 +123,9 @@ class Config(BaseModel):
     auto_pull: bool = Field(
         False, description="Whether a catalogue model that a request names is pulled first, if it is missing."
     )
-    trusted_repos: tuple[str, ...] = Field(
+    trusted_repos: tuple[Annotated[str, AfterValidator(trust.entry)], ...] = Field(
         (),
-        description="Repositories that are pulled at one revision only, as owner/name@revision.",
+        description="What of repositories is pulled: owner/name@COMMIT, owner/name/FILE@sha256:HASH.",
     )
     pull_goes_on: bool = Field(
         True, description="Whether a download goes on when all who asked for it have left."

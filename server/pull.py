@@ -32,6 +32,7 @@ from server.models import Models, file_name
 from server.partial import Partial, Whole
 from server.sources import Broken, Changed, Found, Source
 from server.sources.huggingface import Hub
+from server.trust import Trust
 from server.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,9 @@ class Pulls:
     """The downloads into one models' folder. Belongs to one event loop.
 
     `endpoint` and `token` are the hub's (HF_ENDPOINT and HF_TOKEN without them); `go_on`: whether a download
-    goes on when nobody watches it any more; `trusted`: repositories pinned to a revision
-    ("owner/name@revision"), which is what is pulled of them. `stall`: seconds without a byte that count as a
-    broken line; `pause`: seconds before the first of several tries; `tick`: seconds between two reports.
+    goes on when nobody watches it any more; `trusted`: what is pinned, see trust.py. `stall`: seconds without
+    a byte that count as a broken line; `pause`: seconds before the first of several tries; `tick`: seconds
+    between two reports.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Pulls:
         self._models = models
         self._source: Source = source or Hub(endpoint, token, stall=stall)
         self._go_on = go_on
-        self._pinned = {repo: pin for repo, _, pin in (entry.partition("@") for entry in trusted) if pin}
+        self._trust = Trust(trusted)
         self._pause = pause
         self._tick = tick
         self._running: dict[str, _Download] = {}
@@ -172,15 +173,34 @@ class Pulls:
         repo = repo or catalogue.HOME
         if not _REPO.fullmatch(repo):
             raise BadField(f"{repo[:100]!a} is not a repository's name: it is owner/name", "repo")
-        name = _checked(path)
-        return _Wanted(repo, path, name, self._pinned.get(repo, "main"))
+        name = self._checked(path, repo)
+        return _Wanted(repo, path, name, self._trust.revision(repo))
+
+    def _checked(self, path: str, repo: str) -> str:
+        """The name that a file of a repository gets here. Raises BadField for what is no path of a model
+        file."""
+        name = file_name(path.rpartition("/")[2], "path")
+        parts = path.split("/")
+        if len(path) > 500 or not path.isprintable() or "\\" in path or {"", ".", ".."} & set(parts):
+            raise BadField("path: a file of a repository, such as ggml-base.bin or folder/model.bin", "path")
+        if not path.endswith(".bin"):
+            near = catalogue.near(path[:80])
+            if near:
+                raise BadField(
+                    f"{path[:80]!a} is neither a model of the catalogue nor a GGML file (.bin); near it in "
+                    f"the catalogue: {', '.join(near)}",
+                    "path",
+                )
+            self._trust.check_code(path, repo)
+            raise BadField(f"{path[:80]!a} is no GGML file (.bin), and nothing here runs other kinds", "path")
+        return name
 
     def _joined(self, wanted: _Wanted) -> "_Download":
         if self._stopping:
             raise Stopping
         download = self._running.get(wanted.name)
         if download is None:
-            download = _Download(wanted, self._models, self._source, self._pause, self._others)
+            download = _Download(wanted, self._models, self._source, self._trust, self._pause, self._others)
             self._running[wanted.name] = download
             self._tasks.add(download.task)
             download.task.add_done_callback(lambda _: self._ended(download))
@@ -220,23 +240,6 @@ class Pulls:
         return sum(other.rest for other in self._running.values() if other is not download)
 
 
-def _checked(path: str) -> str:
-    """The name that a file of a repository gets here. Raises BadField for what is no path of a model file."""
-    name = file_name(path.rpartition("/")[2], "path")
-    parts = path.split("/")
-    if len(path) > 500 or not path.isprintable() or "\\" in path or {"", ".", ".."} & set(parts):
-        raise BadField("path: a file of a repository, such as ggml-base.bin or folder/model.bin", "path")
-    if not path.endswith(".bin"):
-        near = catalogue.near(path[:80])
-        hint = f"; near it in the catalogue: {', '.join(near)}" if near else ""
-        raise BadField(
-            f"{path[:80]!a} is neither a model of the catalogue nor a GGML file (.bin); other kinds may "
-            f"contain code and are not pulled{hint}",
-            "path",
-        )
-    return name
-
-
 class _Download:
     """One file on its way, with a task of its own that outlives those who watch it."""
 
@@ -245,6 +248,7 @@ class _Download:
         wanted: _Wanted,
         models: Models,
         source: Source,
+        trust: Trust,
         pause: float,
         others: Callable[["_Download"], int],
     ) -> None:
@@ -252,6 +256,7 @@ class _Download:
         self.watchers = 0
         self._models = models
         self._source = source
+        self._trust = trust
         self._pause = pause
         self._others = others
         self._status = f"asking for {wanted.name}"
@@ -297,9 +302,11 @@ class _Download:
         wanted = self.wanted
         for failures in range(1, _FIRST_TRIES + 1):
             try:
-                return await asyncio.to_thread(
+                found = await asyncio.to_thread(
                     self._source.describe, wanted.path, wanted.repo, wanted.revision
                 )
+                self._trust.check(wanted.path, wanted.repo, found.revision, found.sha256)
+                return found
             except Broken as error:
                 if failures == _FIRST_TRIES:
                     raise HubUnreachable(f"the hub cannot be asked for {wanted.name}: {error}") from error

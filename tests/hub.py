@@ -97,6 +97,8 @@ class Faults:
     """The hub does not tell its revision, as some mirrors."""
     own_etags: bool = False
     """Entity tags are not hashes, as with some mirrors."""
+    other_commit: str = ""
+    """What it tells instead."""
     no_hashes: bool = False
     """Neither are there any in listings."""
     xet: bool = False
@@ -109,10 +111,13 @@ class _Repository:
     gated: bool = False
     token: str = ""
     """What opens it."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Commits by a name, which can be moved."""
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
         if revision == "main":
             return self.commits[-1]
+        revision = self.tags.get(revision, revision)
         return next((commit for commit in self.commits if commit[0] == revision), None)
 
 
@@ -270,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         tag = f"v{len(data)}-{sha256(data)[:6]}" if self.faults.own_etags else sha256(data)
         told = {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(data))}
         if not self.faults.no_commit:
-            told["X-Repo-Commit"] = commit
+            told["X-Repo-Commit"] = self.faults.other_commit or commit
         if self.faults.xet:
             told |= {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": "/api/xet"}
         where = self.faults.location or f"{self.server.hub.storage_url}/signed/{sha256(data)}"

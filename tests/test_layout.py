@@ -12,7 +12,7 @@ SERVER = Path(__file__).parent.parent / "server"
 
 FLOORS = (
     ("errors", "types"),
-    ("keys", "config", "child", "ggml", "engines", "media", "windows", "spool", "text", "encoding"),
+    ("keys", "trust", "config", "child", "ggml", "engines", "media", "windows", "spool", "text", "encoding"),
     ("catalogue", "digests", "partial", "sources"),
     ("languages", "models", "reader", "subtitles", "words", "encoder", "voices"),
     ("pull", "worker"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from server import catalogue, ggml, partial
+from server.config import ConfigError, read
 from server.errors import (
     BadField,
     ChecksumMismatch,
@@ -176,6 +177,54 @@ class TestInstalls:
         hub.add("some/body", "m.bin", OTHER)
         info = await pulled(make(trusted=[f"some/body@{pin}"]), "m.bin", "some/body")
         assert info.path.read_bytes() == MODEL
+
+    async def test_a_pinned_commit_is_not_another_one(self, make: Make, hub: Hub, folder: Path) -> None:
+        pin = hub.add("some/body", "m.bin", MODEL)
+        hub.faults.other_commit = "f" * 40
+        words = await refusal(make(trusted=[f"some/body@{pin}"]), ChecksumMismatch, "m.bin", "some/body")
+        assert words == f"some/body is pinned to the commit {pin}, and the hub tells of {'f' * 40}"
+        assert (inside(folder), hub.sent) == ([], 0)
+
+    async def test_a_pinned_hash_holds_against_moved_names_and_mirrors_that_lie(
+        self, make: Make, hub: Hub, folder: Path
+    ) -> None:
+        pin = hub.add("some/body", "dir/m.bin", MODEL)
+        repository = hub.repositories["some/body"]
+        repository.tags["v1"] = pin
+        trusted = ["some/body@v1", f"some/body/dir/m.bin@sha256:{sha256(MODEL)}"]
+        moved = hub.add("some/body", "dir/m.bin", OTHER)
+        repository.tags["v1"] = moved
+        words = await refusal(make(trusted=trusted), ChecksumMismatch, "dir/m.bin", "some/body")
+        assert words.startswith(
+            f"dir/m.bin of some/body is pinned to the SHA-256 {sha256(MODEL)}, and the hub"
+        )
+        repository.commits[0] = (pin, {"dir/m.bin": OTHER})
+        trusted[0] = f"some/body@{pin}"
+        await refusal(make(trusted=trusted), ChecksumMismatch, "dir/m.bin", "some/body")
+        assert (inside(folder), hub.sent) == ([], 0)
+        repository.commits[0] = (pin, {"dir/m.bin": MODEL})
+        info = await pulled(make(trusted=trusted), "dir/m.bin", "some/body")
+        assert info.sha256 == sha256(MODEL)
+
+    async def test_code_is_pulled_from_pinned_commits_alone(self, make: Make, hub: Hub) -> None:
+        pin = hub.add("some/body", "weights.pt", MODEL)
+        for trusted, words in (
+            ([], "some/body@COMMIT"),
+            ([f"some/body/weights.pt@sha256:{sha256(MODEL)}"], "some/body@COMMIT"),
+            (["some/body@v1"], "pinned to v1, which can be moved"),
+            ([f"some/body@{pin[:12]}"], "by all 40 figures"),
+            ([f"some/body@{pin.upper()}"], "by all 40 figures"),
+            ([f"some/body@{pin}"], "nothing here runs other kinds"),
+        ):
+            assert words in await refusal(make(trusted=trusted), BadField, "weights.pt", "some/body")
+        assert not hub.asked
+
+    @pytest.mark.parametrize(
+        "entry", ["some/body", "some/body@", "body@v1", "a/b/c.bin@sha256:12", "a/b@v 1"]
+    )
+    def test_what_pins_nothing_is_refused(self, entry: str) -> None:
+        with pytest.raises(ConfigError, match="trusted_repos"):
+            read(environment={"WHISPERD_TRUSTED_REPOS": entry})
 
     async def test_mirror_with_entity_tags_of_its_own(self, pulls: Pulls, hub: Hub) -> None:
         hub.faults.own_etags = True
