@@ -61,6 +61,7 @@ class Open(msgspec.Struct, tag=True):
     raw: RawSound | None
     resume_at: float
     next_index: int
+    overlapped: float = 0.0
 
 
 class Grown(msgspec.Struct, tag=True):
@@ -187,7 +188,12 @@ class Readers:
                     async with aclosing(self._read_once(spool, order, fresh=deaths > 0)) as reading:
                         async for item in reading:
                             if isinstance(item, Window):
-                                order = replace(order, resume_at=item.end, next_index=item.index + 1)
+                                order = replace(
+                                    order,
+                                    resume_at=item.end,
+                                    next_index=item.index + 1,
+                                    overlapped=item.overlapped,
+                                )
                             if not (deaths and isinstance(item, MediaInfo)):
                                 yield item
                     return
@@ -401,7 +407,7 @@ def main() -> None:
     from server import media, windows
 
     def read(order: Open, file: Growing) -> Iterator[FromReader]:
-        resume = windows.Resume(order.resume_at, order.next_index)
+        resume = windows.Resume(order.resume_at, order.next_index, order.overlapped)
         cutter = windows.Cutter(order.shape, resume, voice)
         sound = cast(BinaryIO, file)
         with media.open_media(sound, order.audio_track, order.longest, order.raw) as opened:

@@ -1,7 +1,8 @@
 """Speech to text: a media and what is asked of it become events, the first after its first window.
 
 Windows of one media run on all free workers; their segments leave in order. Where the language is not given,
-the first window tells it for all others.
+the first windows vote (vote.py). What they heard is guarded (guards.py), cut into phrases (segments.py) and
+put one window after the other (stitching.py).
 """
 
 import asyncio
@@ -12,16 +13,19 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from server import guards, segments
 from server.errors import BadField, BadRequest, UnsupportedLanguage
 from server.memory import Memory
 from server.models import Models
 from server.reader import Position, Readers, Reading
 from server.runners import Runner, Unit
 from server.spool import Spool
+from server.stitching import Stitcher
 from server.types import (
     Decode,
     Done,
     Event,
+    Guard,
     Heard,
     Listen,
     MediaEnd,
@@ -34,8 +38,8 @@ from server.types import (
     Waiting,
     Window,
     WindowShape,
-    Word,
 )
+from server.vote import Vote
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ _ENOUGH = 15.0
 
 Result = TypeVar("Result")
 
-_Step = tuple[Window, asyncio.Task[Heard]] | Position | MediaEnd | MediaInfo
+_Step = tuple[Window, asyncio.Task[guards.Guarded]] | Position | MediaEnd | MediaInfo
 
 
 def check(model: ModelInfo, listen: Listen) -> None:
@@ -146,8 +150,10 @@ class _Hearing:
         self._request = uuid4().hex
         self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.slots + _AHEAD)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._language = listen.language
+        self._vote = Vote()
+        self._stitcher = Stitcher()
         self._segments: list[Segment] = []
+        self._guards: list[Guard] = []
 
     async def events(self, readers: Readers, spool: Spool) -> AsyncGenerator[Event]:
         self._begin(self._feed(readers, spool))
@@ -194,6 +200,8 @@ class _Hearing:
                 yield event
         if not started:
             yield self._started(info)
+        for segment in self._kept(self._stitcher.finish()):
+            yield segment
         yield Done(self._transcript(step))
 
     async def _told(self, step: _Step, info: MediaInfo) -> list[Event]:
@@ -201,8 +209,19 @@ class _Hearing:
             return [Progress(step.at, info.duration)]
         assert isinstance(step, tuple), "only windows and positions lie between info and end"
         window, task = step
-        heard = await task
-        return [*self._place(heard, window), Progress(window.end, info.duration)]
+        guarded = await task
+        self._guards += (guards.placed(guard, window) for guard in guarded.guards)
+        found = self._kept(self._stitcher.add(guarded.heard.segments, window))
+        return [*found, Progress(window.end, info.duration)]
+
+    def _kept(self, found: Iterator[Segment]) -> Iterator[Segment]:
+        """With what the client asked for."""
+        for segment in found:
+            words = segment.words if self._listen.words else ()
+            logprobs = segment.logprobs if self._listen.logprobs else ()
+            kept = replace(segment, words=words, logprobs=logprobs)
+            self._segments.append(kept)
+            yield kept
 
     async def _next(self) -> _Step:
         step = await self._steps.get()
@@ -222,30 +241,63 @@ class _Hearing:
             await self._steps.put(error)
 
     async def _step(self, item: Reading) -> _Step:
+        if isinstance(item, MediaEnd):
+            self._vote.close()
         if not isinstance(item, Window):
             return item
-        task = self._begin(self._run(self._unit(item)))
-        if self._language is None:
-            await asyncio.wait({task})
-            if not task.exception() and task.result().segments:
-                self._language = task.result().language
-        return item, task
+        if self._listen.language:
+            return item, self._begin(self._hear(item, self._listen.language))
+        if self._vote.open:
+            self._vote.send()
+            return item, self._begin(self._hear_and_vote(item))
+        return item, self._begin(self._hear(item, await self._vote.decided()))
+
+    async def _hear_and_vote(self, window: Window) -> guards.Guarded:
+        """Hear a window in its own language, and once more where all of them together tell another one."""
+        heard = await self._run(self._unit(window, None))
+        self._vote.cast(heard.languages if heard.segments else {}, window.duration)
+        language = await self._vote.decided()
+        if heard.segments and language != heard.language:
+            return await self._hear(window, language)
+        return await self._guarded(heard, window, language)
+
+    async def _hear(self, window: Window, language: str | None) -> guards.Guarded:
+        return await self._guarded(await self._run(self._unit(window, language)), window, language)
+
+    async def _guarded(self, heard: Heard, window: Window, language: str | None) -> guards.Guarded:
+        """What is believed of a window, as phrases; a window that loops is heard once more."""
+        found = guards.Guarded(heard)
+        if why := guards.suspicion(heard):
+            unit = self._unit(window, language)
+            second = await self._run(replace(unit, decode=guards.other_settings(unit.decode)))
+            found = guards.settled(heard, second, window, why)
+        spoken = (
+            replace(phrase, language=heard.language) for phrase in segments.phrases(found.heard.segments)
+        )
+        kept = guards.guarded(replace(found.heard, segments=tuple(spoken)), window)
+        return guards.Guarded(kept.heard, found.guards + kept.guards)
 
     async def _run(self, unit: Unit) -> Heard:
         await self._has_model.wait()
         return await self._runner.run(unit)
 
-    def _unit(self, window: Window) -> Unit:
+    def _unit(self, window: Window, language: str | None) -> Unit:
         decode = Decode(
             task=self._listen.task,
-            language=self._language,
+            language=language,
+            languages=self._listen.languages,
             prompt=self._listen.prompt,
             temperature=self._listen.temperature,
-            words=self._listen.words,
+            words=True,
             logprobs=self._listen.logprobs,
             short_context=self._model.short_context,
         )
         return Unit(self._model, window, decode, self._request)
+
+    @property
+    def _language(self) -> str | None:
+        """Of the speech, as far as it is known."""
+        return self._listen.language or self._vote.language
 
     @property
     def _shape(self) -> WindowShape:
@@ -277,15 +329,6 @@ class _Hearing:
         """The language of the text: a translation is English."""
         return "en" if self._listen.task == "translate" else self._language or ""
 
-    def _place(self, heard: Heard, window: Window) -> Iterator[Segment]:
-        """The window's segments on the media's axis: numbered, in order, inside their window."""
-        floor = max(window.start, self._segments[-1].end if self._segments else 0.0)
-        for segment in heard.segments:
-            placed = _shifted(segment, len(self._segments), window, floor)
-            floor = placed.end
-            self._segments.append(placed)
-            yield placed
-
     def _transcript(self, end: MediaEnd) -> Transcript:
         notice = (self._model.notice,) if self._model.notice else ()
         for level, said in ((logging.WARNING, end.warnings), (logging.INFO, notice)):
@@ -298,19 +341,6 @@ class _Hearing:
             segments=tuple(self._segments),
             model=self._model.id,
             warnings=end.warnings + notice,
+            guards=tuple(self._guards),
+            languages=self._vote.probabilities,
         )
-
-
-def _shifted(segment: Segment, number: int, window: Window, floor: float) -> Segment:
-    def at(time: float, floor: float) -> float:
-        return round(min(max(window.start + time, floor), max(window.end, floor)), 3)
-
-    start = at(segment.start, floor)
-    words: list[Word] = []
-    for word in segment.words:
-        word_floor = words[-1].end if words else start
-        word_start = at(word.start, word_floor)
-        words.append(replace(word, start=word_start, end=at(word.end, word_start)))
-    return replace(
-        segment, id=number, start=start, end=at(segment.end, start), words=tuple(words), seek=window.start
-    )

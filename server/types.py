@@ -78,6 +78,8 @@ class Segment:
     """0 to 1; None where the engine does not tell."""
     seek: float = 0.0
     """Start of the window that this segment was heard in."""
+    language: str | None = None
+    """ISO-639-1 code of what is spoken; None where nobody told or detected it."""
 
     def spaced_words(self) -> Iterator[Word]:
         """The words with the spaces that the text has before them, as Whisper's own tools give them."""
@@ -171,6 +173,13 @@ class Window:
     """Where its first sample lies in the media."""
     pcm: bytes
     """int16 little-endian mono 16 kHz, at most 30 s."""
+    speech: tuple[tuple[float, float], ...] | None = None
+    """Where voice activity hears speech: starts and ends in seconds from the window's start, in order; None
+    where nobody listened for it."""
+    overlap: float = 0.0
+    """Seconds at its start that the window before it ends with: speech without a pause was cut there."""
+    overlapped: float = 0.0
+    """Seconds at its end that the window after it begins with."""
 
     @property
     def duration(self) -> float:
@@ -188,6 +197,8 @@ class Decode:
     task: Task = "transcribe"
     language: str | None = None
     """ISO-639-1; None: detected in this window."""
+    languages: tuple[str, ...] = ()
+    """ISO-639-1 codes among which it is detected; empty: among all that the model knows."""
     prompt: str = ""
     temperature: float = 0.0
     words: bool = False
@@ -346,6 +357,22 @@ class Speak:
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """A place where the model was not believed."""
+
+    kind: Literal["loop", "no_speech", "phantom", "time"]
+    """It repeated itself; it wrote where nobody speaks; it wrote what models write in silence; its times lay
+    outside the speech."""
+    action: Literal["decoded_again", "cut", "dropped", "moved"]
+    start: float
+    end: float
+    text: str
+    """What was removed, or whose times were changed."""
+    reason: str
+    """With the figures that decided it, for people."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """All that was heard in one media."""
 
@@ -356,6 +383,10 @@ class Transcript:
     segments: tuple[Segment, ...] = field(repr=False)
     model: str
     warnings: tuple[str, ...] = ()
+    guards: tuple[Guard, ...] = ()
+    """What the model wrote and this transcript does not have, and why."""
+    languages: dict[str, float] = field(default_factory=dict)
+    """Probability of each language, where it was detected."""
 
     @property
     def text(self) -> str:

@@ -33,6 +33,8 @@ WARM_UP = 4 * SAMPLE_RATE
 """Samples heard again before the place of a resumption: by then the model has forgotten its start."""
 SEAM = 0.1
 """Seconds between two blocks from which they are not one stretch."""
+OVERLAP = int(0.6 * SAMPLE_RATE)
+"""Samples on both sides of a cut through speech that both windows have: no word is heard only in part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Resume:
     """Seconds on the media's axis at which that window ended; sound before it is not heard again."""
     index: int = 0
     """Index of the next window."""
+    overlapped: float = 0.0
+    """Seconds at that window's end that the next one begins with."""
 
 
 class VoiceActivity:
@@ -103,7 +107,7 @@ class Cutter:
 
     A window is closed at a pause once it has `shape.target` seconds, by a silence of `shape.gap`, by a gap in
     the sound, and before it would exceed `shape.longest`. Speech without a pause that long is cut where it is
-    quietest; nothing of it is lost or given twice.
+    quietest, and both windows have what is around the cut: whoever joins them knows by `overlap`.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class Cutter:
         self._shape = shape
         self._voice = voice or VoiceActivity()
         self._index = resume.index
-        self._given_to = resume.at
+        self._given_to = resume
         self._stretch: _Stretch | None = None
 
     def feed(self, block: Block) -> Iterator[Window]:
@@ -133,11 +137,11 @@ class Cutter:
         if stretch:
             yield from self._number(stretch, stretch.finish())
 
-    def _number(self, stretch: "_Stretch", slices: Iterable[tuple[int, Pcm]]) -> Iterator[Window]:
-        for place, pcm in slices:
-            window = Window(self._index, stretch.start + place / SAMPLE_RATE, _bytes(pcm))
+    def _number(self, stretch: "_Stretch", slices: Iterable["_Slice"]) -> Iterator[Window]:
+        for slice in slices:
+            window = slice.window(self._index, stretch.start)
             self._index += 1
-            self._given_to = window.end
+            self._given_to = Resume(window.end, self._index, window.overlapped)
             yield window
 
 
@@ -145,10 +149,34 @@ def _bytes(pcm: Pcm) -> bytes:
     return np.clip(np.rint(pcm * 32768), -32768, 32767).astype("<i2").tobytes()
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A window in samples of its stretch."""
+
+    start: int
+    pcm: Pcm
+    speech: tuple[tuple[int, int], ...]
+    overlap: int
+    overlapped: int
+
+    def window(self, index: int, origin: float) -> Window:
+        def seconds(place: int) -> float:
+            return min(max(0, place - self.start), len(self.pcm)) / SAMPLE_RATE
+
+        return Window(
+            index=index,
+            start=origin + self.start / SAMPLE_RATE,
+            pcm=_bytes(self.pcm),
+            speech=tuple((seconds(begin), seconds(end)) for begin, end in self.speech),
+            overlap=self.overlap / SAMPLE_RATE,
+            overlapped=self.overlapped / SAMPLE_RATE,
+        )
+
+
 class _Stretch:
     """Sound without a gap, and the speech in it that no window has yet."""
 
-    def __init__(self, voice: VoiceActivity, shape: WindowShape, start: float, given_to: float) -> None:
+    def __init__(self, voice: VoiceActivity, shape: WindowShape, start: float, given_to: Resume) -> None:
         self.start = start
         """Seconds on the media's axis of its first sample."""
         self._voice = voice
@@ -156,26 +184,30 @@ class _Stretch:
         self._longest = int(shape.longest * SAMPLE_RATE)
         self._gap = int(shape.gap * SAMPLE_RATE)
         self._padding = int(shape.padding * SAMPLE_RATE)
-        self._given = max(0, round((given_to - start) * SAMPLE_RATE))
+        self._given = max(0, round((given_to.at - start) * SAMPLE_RATE))
         self._sound = _Sound(max(0, self._given - WARM_UP) // FRAME * FRAME)
         self._now = self._sound.first
         self._spans = _Spans(self._now, shape)
         self._window: tuple[int, int] | None = None
         """Start, and end of the last span, of the window that waits for more speech."""
+        self._speech: list[tuple[int, int]] = []
+        """The spans in it."""
+        self._overlap = min(self._given, round(given_to.overlapped * SAMPLE_RATE))
+        """Samples before `_given` that the next window has too."""
 
     @property
     def end(self) -> float:
         return self.start + self._sound.end / SAMPLE_RATE
 
-    def feed(self, pcm: Pcm) -> Iterator[tuple[int, Pcm]]:
-        """Start and sound of the windows that are decided by this sound."""
+    def feed(self, pcm: Pcm) -> Iterator[_Slice]:
+        """The windows that are decided by this sound."""
         self._sound.add(pcm)
         whole = (self._sound.end - self._now) // FRAME * FRAME
         if whole > 0:
             yield from self._hear(self._sound[self._now : self._now + whole])
             self._sound.forget(self._wanted())
 
-    def finish(self) -> Iterator[tuple[int, Pcm]]:
+    def finish(self) -> Iterator[_Slice]:
         rest = self._sound[self._now : self._sound.end]
         if len(rest):
             yield from self._hear(np.pad(rest, (0, FRAME - len(rest))))
@@ -183,7 +215,7 @@ class _Stretch:
             yield from self._join(*span)
         yield from self._give()
 
-    def _hear(self, pcm: Pcm) -> Iterator[tuple[int, Pcm]]:
+    def _hear(self, pcm: Pcm) -> Iterator[_Slice]:
         for probability in self._voice(pcm).tolist():
             self._now += FRAME
             if span := self._spans.hear(probability):
@@ -193,35 +225,40 @@ class _Stretch:
             elif self._window and self._now - self._window[1] > self._gap:
                 yield from self._give()
 
-    def _join(self, begin: int, end: int) -> Iterator[tuple[int, Pcm]]:
+    def _join(self, begin: int, end: int) -> Iterator[_Slice]:
         """A span has ended: it goes into the window, which may be enough now."""
         if end <= self._given or end - begin < LEAST:
             return
         start = self._window[0] if self._window else self._padded(begin)
         self._window = (start, end)
+        self._speech.append((begin, end))
         if end - start >= self._target:
             yield from self._give()
 
-    def _outgrown(self, begin: int) -> Iterator[tuple[int, Pcm]]:
+    def _outgrown(self, begin: int) -> Iterator[_Slice]:
         """The span that lasts no longer fits: the window leaves without it, or with the part that fits."""
         if self._window and self._now - self._window[0] > self._longest:
             yield from self._give()
         start = self._padded(begin)
         if not self._window and self._now - start > self._longest:
-            cut = start + self._quietest(self._sound[start : start + self._longest])
-            yield from self._give((start, cut), padding=0)
+            overlap = min(OVERLAP, self._longest // 8)
+            cut = start + self._quietest(self._sound[start : start + self._longest - overlap])
+            self._window = (start, cut)
+            self._speech = [(begin, cut + overlap)]
+            yield from self._give(overlap, 2 * overlap)
 
     def _padded(self, begin: int) -> int:
-        return max(begin - self._padding, self._given, self._sound.first)
+        return max(begin - self._padding, self._given - self._overlap, self._sound.first)
 
-    def _give(
-        self, window: tuple[int, int] | None = None, padding: int = PADDING
-    ) -> Iterator[tuple[int, Pcm]]:
-        window, self._window = window or self._window, None
-        if window:
-            start, end = window
-            self._given = min(end + padding, self._sound.end)
-            yield start, self._sound[start : self._given]
+    def _give(self, padding: int = PADDING, overlapped: int = 0) -> Iterator[_Slice]:
+        """The window that waits leaves; its last `overlapped` samples will be the next one's first."""
+        if not self._window:
+            return
+        (start, end), before = self._window, self._given
+        speech, overlap = tuple(self._speech), min(self._overlap, max(0, before - start))
+        self._window, self._speech, self._overlap = None, [], overlapped
+        self._given = min(end + padding, self._sound.end)
+        yield _Slice(start, self._sound[start : self._given], speech, overlap, overlapped)
 
     def _quietest(self, pcm: Pcm) -> int:
         """The sample in the last third around which 160 ms have the least energy."""

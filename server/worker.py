@@ -89,7 +89,7 @@ def main() -> None:
 def _do(work: Work, engine: Transcriber, stopped: set[int]) -> FromWorker:
     pcm = np.frombuffer(work.pcm, "<i2").astype(np.float32) / np.float32(32768)
     try:
-        heard = _hear(engine, pcm, work.decode, lambda: work.number in stopped)
+        heard = hear(engine, pcm, work.decode, lambda: work.number in stopped)
     except Stopped:
         return Gave(work.number)
     except SpeechError as error:
@@ -99,10 +99,7 @@ def _do(work: Work, engine: Transcriber, stopped: set[int]) -> FromWorker:
     return Result(work.number, heard)
 
 
-def _hear(engine: Transcriber, pcm: NDArray[np.float32], decode: Decode, stop: engines.Stop) -> Heard:
+def hear(engine: Transcriber, pcm: NDArray[np.float32], decode: Decode, stop: engines.Stop) -> Heard:
     """The engine's answer with true times, and with words where they are wanted."""
     heard = engine.transcribe(pcm, replace(decode, logprobs=decode.logprobs or decode.words), stop)
-    heard = words.timed(heard, pcm, decode.words)
-    if decode.logprobs:
-        return heard
-    return replace(heard, segments=tuple(replace(segment, logprobs=()) for segment in heard.segments))
+    return words.timed(heard, pcm, decode.words)

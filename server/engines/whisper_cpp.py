@@ -111,8 +111,9 @@ class Engine:
             raise WorkFailed("whisper.cpp could not detect the language")
         # Beyond the last language that this model knows lie tokens of tasks.
         found = found[: cpp.whisper_n_vocab(self._context) - _BEFORE_LANGUAGES]
-        codes = (cpp.whisper_lang_str(number) for number in range(len(found)))
-        return dict(zip(codes, (found / found.sum()).tolist(), strict=True))
+        codes = [cpp.whisper_lang_str(number) for number in range(len(found))]
+        found = found * [not decode.languages or code in decode.languages for code in codes]
+        return dict(zip(codes, (found / (found.sum() or 1)).tolist(), strict=True))
 
     def _segments(self, decode: Decode) -> Iterator[Segment]:
         for index in range(cpp.whisper_full_n_segments(self._context)):

@@ -16,6 +16,9 @@ from server.types import Segment, Style, Transcript, Word
 
 MEDIA_TYPE = "application/json"
 
+_LEAST_TOLD = 0.001
+"""Probability from which a language is listed."""
+
 _SEEK_PER_SECOND = 100
 """Whisper counts `seek` in frames of 10 ms."""
 
@@ -35,8 +38,16 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
         "usage": {"type": "duration", "seconds": math.ceil(transcript.duration)},
         "model": transcript.model,
         "warnings": transcript.warnings,
+        "guards": transcript.guards,
+        "languages": likely(transcript.languages),
     }
     yield "," + _json(tail)[1:]
+
+
+def likely(languages: dict[str, float]) -> dict[str, float]:
+    """The probabilities that are worth telling, greatest first."""
+    told = sorted(languages.items(), key=lambda item: -item[1])
+    return {code: round(probability, 4) for code, probability in told if probability >= _LEAST_TOLD}
 
 
 def pieces(style: Style) -> Pieces:
@@ -61,6 +72,7 @@ def full(segment: Segment) -> dict[str, Any]:
         "avg_logprob": segment.avg_logprob,
         "compression_ratio": segment.compression_ratio,
         "no_speech_prob": segment.no_speech_prob,
+        "language": segment.language,
     }
 
 
