@@ -58,7 +58,13 @@ class Form(Generic[Asked]):
     """
 
     def __init__(
-        self, asked: Asked, spool: Spool, check: Callable[[Asked], None], file_field: str = "file"
+        self,
+        asked: Asked,
+        spool: Spool,
+        check: Callable[[Asked], None],
+        file_field: str = "file",
+        *,
+        file_needed: bool = True,
     ) -> None:
         self.file_name = ""
         """As the client calls its file."""
@@ -68,6 +74,7 @@ class Form(Generic[Asked]):
         self._file_field = file_field
         self._known = {file_field, *type(asked).model_fields}
         self._seen: set[str] = set()
+        self._file_needed = file_needed
         self._file_seen = False
         self._part = _Part()
         self._header = (bytearray(), bytearray())
@@ -96,10 +103,14 @@ class Form(Generic[Asked]):
             await self._handle()
         if not self._ended:
             raise BadRequest("the multipart form breaks off before its end")
-        if not self._file_seen:
+        if self._file_needed and not self._file_seen:
             raise MissingField(f"{self._file_field}: Field required", self._file_field)
         await self._spool.finish()
         return self._asked
+
+    @property
+    def has_file(self) -> bool:
+        return self._file_seen
 
     def _parser(self, request: Request) -> MultipartParser:
         kind, options = parse_options_header(request.headers.get("content-type", ""))

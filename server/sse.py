@@ -111,6 +111,18 @@ async def first(items: AsyncIterator[Item]) -> AsyncIterator[asyncio.Future[Item
         await asyncio.wait({first})
 
 
+async def begun(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    """The items, once the first is there: what goes wrong before it is raised, and can have a status."""
+    first = await anext(items)
+
+    async def all_items() -> AsyncIterator[Item]:
+        yield first
+        async for item in items:
+            yield item
+
+    return all_items()
+
+
 async def resumed(first: asyncio.Future[Item], items: AsyncIterator[Item]) -> AsyncIterator[Item]:
     """The items again, the first of which somebody already waited for."""
     yield await first

@@ -1,22 +1,24 @@
-"""Gradium's one-shot transcription: a raw body in, lines of JSON out while it is still arriving.
+"""Gradium's one-shot calls. Transcription: a raw body in, lines of JSON out while it is still arriving.
+Speech: a text in, its sound out while it is being made.
 
 Before the first line every failure is a 500 with a sentence, as Gradium's document has it: the proxy's as it
 is, the worker's behind `error from server <code>: `, where the code is one of WebSocket's (RFC 6455, 7.4).
 """
 
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, Json
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from server import errors, fields, sse, transcribe
 from server.dialects import notice, services, telling
 from server.spool import spooled
-from server.types import Done, Event, Listen, ModelInfo, RawSound, Segment
+from server.types import Audio, Done, Event, Listen, ModelInfo, RawSound, Segment, Speak
 
 _PCM_RATES = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 
@@ -29,6 +31,18 @@ _FORMATS: dict[str, RawSound | None] = {
     "alaw_8000": RawSound(8_000, "alaw"),
 }
 """What `input_format` takes. What has a header is recognised by it."""
+
+_SPEECH_RATE = 48_000
+
+_SPOKEN: dict[str, tuple[Audio, int]] = {
+    "wav": ("wav", _SPEECH_RATE),
+    "pcm": ("pcm", _SPEECH_RATE),
+    "opus": ("opus", _SPEECH_RATE),
+    **{f"pcm_{rate}": ("pcm", rate) for rate in _PCM_RATES},
+}
+"""What `output_format` takes."""
+
+_MEDIA_TYPES: dict[Audio, str] = {"wav": "audio/wav", "pcm": "audio/pcm", "opus": "audio/ogg"}
 
 _CONTENT_TYPES = {
     "": "wav",
@@ -48,6 +62,7 @@ _CODES: dict[type[errors.SpeechError], int] = {
     errors.Refused: 1008,
     errors.UnsupportedLanguage: 1008,
     errors.ModelNotFound: 1008,
+    errors.VoiceNotFound: 1008,
     errors.TooSlow: 1008,
     errors.BadMedia: 1007,
     errors.TooLarge: 1009,
@@ -78,6 +93,21 @@ class Asked(BaseModel):
         None, description="What the body is, whatever its Content-Type says."
     )
     json_config: Json[Config] = Field(Config(), description='A JSON object: {"language": "en"}.')
+
+
+def _spoken(value: object) -> object:
+    if value not in _SPOKEN:
+        raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(_SPOKEN))
+    return value
+
+
+class Spoken(BaseModel):
+    """The body of a request for speech; its other fields are ignored."""
+
+    text: str
+    voice_id: str = Field("default", description="A voice's name; \"default\": the server's default voice.")
+    output_format: Annotated[str, BeforeValidator(_spoken)] = "wav"
+    only_audio: bool = Field(False, description="Sound alone; else lines of JSON with the sound in base64.")
 
 
 def refusal(error: errors.SpeechError) -> Response:
@@ -112,7 +142,41 @@ async def transcription(request: Request) -> Response:
         return sse.Held(stream, stack.pop_all())
 
 
-ROUTES = [Route("/api/post/speech/asr", transcription, methods=["POST"])]
+@telling(refusal)
+async def speech(request: Request) -> Response:
+    serving = services(request)
+    limits = serving.config
+    asked = await fields.small(request, Spoken, grace=limits.upload_grace, rate=limits.upload_rate)
+    if not asked.text.strip():
+        raise errors.BadRequest("text: there is no text to speak")
+    format, rate = _SPOKEN[asked.output_format]
+    voice = "" if asked.voice_id == "default" else asked.voice_id
+    spoken = await serving.prepare(
+        Speak(asked.text, voice, format=format, sample_rate=rate, longest=limits.max_text)
+    )
+    async with AsyncExitStack() as stack:
+        sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
+        started = await sse.begun(sound)
+        if asked.only_audio:
+            answer: Response = StreamingResponse(started, media_type=_MEDIA_TYPES[format])
+        else:
+            answer = sse.lines(started, _audio)
+        return sse.Held(answer, stack.pop_all())
+
+
+async def _audio(sound: AsyncIterator[bytes]) -> AsyncIterator[dict[str, object]]:
+    try:
+        async for data in sound:
+            yield {"type": "audio", "audio": base64.b64encode(data).decode()}
+        yield {"type": "end_of_stream"}
+    except errors.SpeechError as error:
+        yield {"type": "error", "message": str(error)}
+
+
+ROUTES = [
+    Route("/api/post/speech/asr", transcription, methods=["POST"]),
+    Route("/api/post/speech/tts", speech, methods=["POST"]),
+]
 
 
 def _listen(asked: Asked, request: Request) -> Listen:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from server import __version__, errors
+from server import __version__, errors, speak
 from server.dialects import Open, services, v1
 from server.services import Services
 from server.types import ModelInfo
@@ -47,7 +47,10 @@ async def metadata(request: Request) -> Response:
         {
             "version": __version__,
             "selectedModelProfileId": _selected(serving),
-            "modelInfo": [_model(serving, info) for info in serving.models.installed() if not info.broken],
+            "modelInfo": [
+                *(_model(serving, info) for info in serving.models.installed() if not info.broken),
+                *_that_speak(serving),
+            ],
             "repository_override": "",
             "assetInfo": [],
             "licenseInfo": {},
@@ -66,6 +69,11 @@ def _model(serving: Services, info: ModelInfo) -> dict[str, str]:
     note = serving.models.origin(info)
     url = f"hf://{note.repo}/{note.path}" if note and note.repo else info.path.name
     return {"modelUrl": url, "shortName": info.id}
+
+
+def _that_speak(serving: Services) -> list[dict[str, str]]:
+    models = {info.id: info for info in map(speak.model_of, serving.voices.installed())}
+    return [{"modelUrl": info.path.name, "shortName": id} for id, info in models.items()]
 
 
 ROUTES = [

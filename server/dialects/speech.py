@@ -87,9 +87,7 @@ async def speech(request: Request) -> Response:
                 sse.resumed(first, sound), lambda sound: _events(sound, spoken), go_whisper=False
             )
             return sse.Held(events, stack.pop_all())
-        # The first sound before the status, so that what goes wrong until then has a status of its own.
-        first_sound = await anext(sound)
-        body = StreamingResponse(_resumed(first_sound, sound), media_type=MEDIA_TYPES[asked.response_format])
+        body = StreamingResponse(await sse.begun(sound), media_type=MEDIA_TYPES[asked.response_format])
         body.headers["X-Voice"] = spoken.voice.id
         return sse.Held(body, stack.pop_all())
 
@@ -102,12 +100,6 @@ def _engine(model: str) -> str:
         return model.lower()
     known = ", ".join(("tts-1", *engines_here()))
     raise ModelNotFound(f"there is no model {model[:80]!a} that speaks; there are {known}")
-
-
-async def _resumed(first: bytes, sound: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for data in sound:
-        yield data
 
 
 async def _events(sound: AsyncIterator[bytes], spoken: Spoken) -> AsyncIterator[ServerSentEvent]:

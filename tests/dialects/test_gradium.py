@@ -1,5 +1,6 @@
 """Gradium's one-shot transcription: its document's own lines, over a real socket."""
 
+import base64
 import json
 import shlex
 import socket
@@ -351,3 +352,42 @@ def test_bodies_that_are_no_sound(client: httpx.Client, media: bytes, message: s
 def test_sound_that_is_too_short_is_told_in_the_stream(client: httpx.Client) -> None:
     (error,) = lines(post(client, wav(np.zeros(800, np.float32))))
     assert (error["type"], error["message"][:26]) == ("error", "the media has 0.05 s of so")
+
+
+# Speech ------------------------------------------------------------------------------------------------
+
+
+def test_speech_as_sound_alone(client: httpx.Client) -> None:
+    said = {"text": "The weather is beautiful today.", "voice_id": "default", "only_audio": True}
+    answer = client.post("/api/post/speech/tts", json=said | {"output_format": "wav"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/wav")
+    assert int.from_bytes(answer.content[24:28], "little") == 48_000
+    heard = client.post(
+        "/v1/audio/transcriptions", files={"file": answer.content}, data={"model": "ggml-demo"}
+    )
+    assert heard.json()["text"] == said["text"]
+
+
+def test_speech_as_lines(client: httpx.Client) -> None:
+    body = {"text": "Hello.", "voice_id": "Espeak.EN-US.default", "output_format": "pcm_16000"}
+    lines = client.post("/api/post/speech/tts", json=body).text.splitlines()
+    *sounds, end = (json.loads(line) for line in lines if line)
+    assert {sound["type"] for sound in sounds} == {"audio"}
+    assert end == {"type": "end_of_stream"}
+    assert 8_000 < sum(len(base64.b64decode(sound["audio"])) for sound in sounds) / 2 < 32_000
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text": "Hi.", "voice_id": "YTpq7expH9539ERJ"}, "error from server 1008: there is no voice"),
+        ({"text": "Hi.", "output_format": "midi"}, 'output_format: "midi" is not one of wav'),
+        ({"voice_id": "default"}, "text: Field required"),
+        ({"text": " "}, "text: there is no text to speak"),
+    ],
+)
+def test_speech_refused(client: httpx.Client, body: dict[str, object], said: str) -> None:
+    answer = client.post("/api/post/speech/tts", json=body)
+    assert answer.status_code == 500
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.text.startswith(said)

@@ -121,7 +121,10 @@ def test_models_version_and_metadata(server: Server, folder: Path) -> None:
     assert metadata == {
         "version": __version__,
         "selectedModelProfileId": json.loads(curl(folder, f"{server.url}/v1/models/ggml-demo")[1])["sha256"],
-        "modelInfo": [{"modelUrl": "ggml-demo.bin", "shortName": "ggml-demo"}],
+        "modelInfo": [
+            {"modelUrl": "ggml-demo.bin", "shortName": "ggml-demo"},
+            {"modelUrl": "espeakng_loader", "shortName": "espeak"},
+        ],
         "repository_override": "",
         "assetInfo": [],
         "licenseInfo": {},

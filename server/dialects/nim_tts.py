@@ -1,0 +1,134 @@
+"""NVIDIA's TTS NIM: its voices, and a text as a WAV file or as raw samples while they are made.
+
+Its sentences stand here word for word, since clients look for them. Health, version and metadata stand in
+nim_asr.py, for both NIMs have the same.
+"""
+
+from contextlib import AsyncExitStack, aclosing
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from server import fields, sse
+from server.dialects import services, v1
+from server.errors import BadField, BadRequest, MissingField, TextTooLong, VoiceNotFound
+from server.speak import SAMPLE_RATES, Spoken, wav_header
+from server.spool import spooled
+from server.types import Audio, Speak
+
+LONGEST = 2000
+"""Characters of a text when it is written out."""
+
+_ENCODING = "LINEAR_PCM"
+_QUALITIES = range(1, 41)
+
+_NO_VOICE = (
+    "Model is not available on server: Voice {voice} for language {language} not found. "
+    "Please specify the voice name in your SynthesizeSpeechRequest."
+)
+_TOO_LONG = (
+    "Error: Triton model failed during inference. Error message: ... "
+    "Input text is larger than the maximum input length: {size} > {most}"
+)
+
+
+class Asked(BaseModel):
+    """The form's fields, beside the file `audio_prompt`; others are ignored."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    text: str = Field("", description="The text; at most 2,000 characters when it is written out.")
+    language: str = Field("", description="BCP 47: en-US.")
+    voice: str = Field("", description="A name of /v1/audio/list_voices; absent: the language's best.")
+    sample_rate_hz: int = Field(22_050, description="Hz of the answer, 8,000 to 48,000.")
+    encoding: str = Field(_ENCODING, description="LINEAR_PCM.")
+    custom_dictionary: str = Field("", description="Words and their sounds in IPA: `word  ipa, word  ipa`.")
+    audio_prompt_transcript: str = Field("", description="Taken and not needed.")
+    prompt_quality: int = Field(20, description="1 to 40.")
+
+
+@v1
+async def list_voices(request: Request) -> Response:
+    """All voices, under one key: the locales that they speak."""
+    voices = services(request).voices
+    installed = voices.installed()
+    locales = ",".join(dict.fromkeys(voice.locale for voice in installed))
+    return JSONResponse({locales: {"voices": [*(voice.id for voice in installed), *voices.aliases]}})
+
+
+@v1
+async def synthesize(request: Request) -> Response:
+    """A whole WAV file."""
+    serving = services(request)
+    spoken = await _prepared(request, "pcm")
+    async with aclosing(serving.speak(spoken)) as sound:
+        pcm = b"".join([data async for data in sound])
+    return Response(wav_header(spoken.sample_rate, len(pcm)) + pcm, media_type="audio/wav")
+
+
+@v1
+async def synthesize_online(request: Request) -> Response:
+    """Raw samples, as they are made; without a content type, as NVIDIA's."""
+    serving = services(request)
+    spoken = await _prepared(request, "pcm")
+    async with AsyncExitStack() as stack:
+        sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
+        return sse.Held(StreamingResponse(await sse.begun(sound)), stack.pop_all())
+
+
+ROUTES = [
+    Route("/v1/audio/list_voices", list_voices, methods=["GET"]),
+    Route("/v1/audio/synthesize", synthesize, methods=["POST"]),
+    Route("/v1/audio/synthesize_online", synthesize_online, methods=["POST"]),
+]
+
+
+async def _prepared(request: Request, format: Audio) -> Spoken:
+    """The text with its voice, ready. Raises BadRequest in NVIDIA's words."""
+    serving = services(request)
+    asked = await _read(request)
+    speak = Speak(
+        text=asked.text,
+        voice=asked.voice,
+        language=asked.language,
+        format=format,
+        sample_rate=asked.sample_rate_hz,
+        longest=LONGEST,
+    )
+    try:
+        return await serving.prepare(speak)
+    except VoiceNotFound as error:
+        raise VoiceNotFound(
+            _NO_VOICE.format(voice=asked.voice[:200], language=asked.language[:40]), "voice"
+        ) from error
+    except TextTooLong as error:
+        raise BadField(_TOO_LONG.format(size=error.size, most=error.most), "text") from error
+
+
+async def _read(request: Request) -> Asked:
+    limits = services(request).config
+    pace = {"grace": limits.upload_grace, "rate": limits.upload_rate}
+    if not request.headers.get("content-type", "").startswith("multipart/"):
+        return _checked(await fields.small(request, Asked, **pace))
+    async with spooled(limits.spool_folder, limits.max_upload) as spool:
+        form = fields.Form(Asked(), spool, lambda asked: None, "audio_prompt", file_needed=False)
+        asked = _checked(await form.read(request, largest=limits.max_upload, **pace))
+        if form.has_file:
+            raise BadField("audio_prompt: no installed voice can be cloned from a recording", "audio_prompt")
+    return asked
+
+
+def _checked(asked: Asked) -> Asked:
+    if not asked.text.strip():
+        raise MissingField("Bad Request, empty text input", "text")
+    if not asked.language.strip():
+        raise MissingField("Bad Request, empty language code", "language")
+    if asked.encoding != _ENCODING:
+        raise BadField("Bad Request, invalid encoding", "encoding")
+    if asked.sample_rate_hz not in SAMPLE_RATES:
+        raise BadField("Bad Request, sample_rate_hz must be from 8000 to 48000", "sample_rate_hz")
+    if asked.prompt_quality not in _QUALITIES:
+        raise BadRequest("Bad Request, prompt_quality must be from 1 to 40", "prompt_quality")
+    return asked
