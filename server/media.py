@@ -133,6 +133,12 @@ class Block:
     def end(self) -> float:
         return self.start + len(self.pcm) / SAMPLE_RATE
 
+    def before(self, at: float) -> "Iterator[Block]":
+        """What lies before that second, if anything does."""
+        pcm = self.pcm[: max(0, round((at - self.start) * SAMPLE_RATE))]
+        if len(pcm):
+            yield Block(self.start, pcm)
+
 
 def open_media(
     file: BinaryIO,
@@ -205,13 +211,19 @@ class Media:
     def close(self) -> None:
         self._container.close()
 
-    def blocks(self) -> Iterator[Block]:
-        """The sound in order of time. Where timestamps jump ahead, the next block starts later.
+    def blocks(self, until: float | None = None) -> Iterator[Block]:
+        """The sound in order of time, up to the second `until` where that is given.
+
+        Where timestamps jump ahead, the next block starts later.
 
         Packets that cannot be decoded are left out and counted. Raises NotMedia if none can be, TooShort if
         there is less than a tenth of a second, TooLarge when the sound goes on beyond `longest`.
         """
         for block in _resample(_group(self._frames(), self._axis)):
+            if until is not None and block.end >= until:
+                yield from block.before(until)
+                self._end = MediaEnd(until)
+                return
             if block.end > self._longest + BLOCK:
                 limit = _readable(self._longest)
                 raise TooLarge(f"the media has more sound than the {limit} that this server takes")

@@ -60,6 +60,7 @@ class Open(msgspec.Struct, tag=True):
     audio_track: str | None
     raw: RawSound | None
     resume_at: float
+    until: float | None
     next_index: int
     overlapped: float = 0.0
 
@@ -174,13 +175,18 @@ class Readers:
         shape: WindowShape,
         audio_track: str | None = None,
         raw: RawSound | None = None,
+        *,
+        start: float = 0.0,
+        end: float | None = None,
     ) -> AsyncGenerator[Reading]:
         """The windows of a media, while its body may still be arriving; `raw`: of samples without a header.
+
+        `start`, `end`: seconds of the media between which it is heard.
 
         Raises BadMedia, TooLarge (more sound than allowed) or Busy (the line is full). A reader that dies
         is replaced once and goes on after the last window; closing the iterator early ends the work.
         """
-        order = Open(str(spool.path), 0, False, shape, self._longest, audio_track, raw, 0.0, 0)
+        order = Open(str(spool.path), 0, False, shape, self._longest, audio_track, raw, start, end, 0)
         async with self._place():
             deaths = 0
             while True:
@@ -413,7 +419,7 @@ def main() -> None:
         with media.open_media(sound, order.audio_track, order.longest, order.raw) as opened:
             yield Opened(opened.info)
             told = 0.0
-            for block in opened.blocks():
+            for block in opened.blocks(order.until):
                 for window in cutter.feed(block):
                     yield Cut(window)
                 if cutter.position >= told + _TELL:

@@ -113,7 +113,9 @@ async def detect(
     request = uuid4().hex
     found: dict[str, float] = {}
     heard = 0.0
-    reading = readers.read(spool, model.shape, listen.audio_track, listen.raw)
+    reading = readers.read(
+        spool, model.shape, listen.audio_track, listen.raw, start=listen.start, end=listen.end
+    )
     async with memory.using(model, listen.keep_alive), aclosing(reading):
         decode = Decode(only_language=True, short_context=model.short_context)
         async for item in reading:
@@ -233,7 +235,9 @@ class _Hearing:
         """Hand the windows to the runner as they come, at most a few ahead of what has been heard."""
         try:
             listen = self._listen
-            reading = readers.read(spool, self._shape, listen.audio_track, listen.raw)
+            reading = readers.read(
+                spool, self._shape, listen.audio_track, listen.raw, start=listen.start, end=listen.end
+            )
             async with aclosing(reading):
                 async for item in reading:
                     await self._steps.put(await self._step(item))

@@ -132,6 +132,10 @@ class Listen:
     """Which audio track: a number counted from 0, or a language tag ("eng"); None: the best one."""
     raw: RawSound | None = None
     """What the body is, where it has no header that tells; None: whatever media it turns out to be."""
+    start: float = 0.0
+    """Seconds of the media that are passed over at its start; times still count from there."""
+    end: float | None = None
+    """Seconds from the start of the media after which nothing is heard; None: all of it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +419,8 @@ class Style:
     """Seconds for which a cue stands at most."""
     max_reading_speed: float | None = None
     """Characters a second: a cue stands longer than it is spoken, where the next one leaves it the time."""
+    first_number: int = 1
+    """Number of the first cue, where cues are numbered."""
     name: str = "audio"
     """The media's name, in formats that have a place for it."""
 

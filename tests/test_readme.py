@@ -62,6 +62,7 @@ def test_curl_lines(started: Server, command: str, tmp_path: Path) -> None:
         "health": '"ok"',
         "transcriptions": "beautiful",
         "translations": "Peter",
+        "inference": "Peter lives in London.",
         "asr": "Peter lives in London.",
         "speech/asr": '"text":"The weather is beautiful today."',
         "speech ": "",

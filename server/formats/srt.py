@@ -23,15 +23,16 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
 
 
 def pieces(style: Style) -> Pieces:
-    return formats.OfCues(Cues(style), _Numbered(highlights if style.highlight_words else unlit))
+    states = highlights if style.highlight_words else unlit
+    return formats.OfCues(Cues(style), _Numbered(states, style.first_number))
 
 
 class _Numbered:
     """Blocks, counted: one for each cue, or where words are highlighted for each state of it."""
 
-    def __init__(self, states: Callable[[Cue], Iterable[State]]) -> None:
+    def __init__(self, states: Callable[[Cue], Iterable[State]], first: int) -> None:
         self._states = states
-        self._number = 0
+        self._number = first - 1
 
     def __call__(self, cue: Cue) -> str:
         return "".join(self._block(cue, *state) for state in self._states(cue))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -48,3 +49,14 @@ def test_whisper_asr_webservice(locked: Server, client: httpx.Client, path: str)
     # Bazarr has no setting for a key, only one for the address.
     address = locked.url.replace("http://", f"http://bazarr:{KEY}@")
     assert requests.post(f"{address}{path}", files=files, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "form"), [("/inference", {"file": HELLO}), ("/load", {"model": (None, "ggml-demo")})]
+)
+def test_whisper_cpp(client: httpx.Client, path: str, form: dict[str, Any]) -> None:
+    answer = client.post(path, files=form)
+    assert (answer.status_code, answer.json()) == (401, {"error": WANTED})
+    answer = client.post(path, files=form, headers={"authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200
+    assert client.get("/health").json() == {"status": "ok"}

@@ -1,0 +1,222 @@
+"""whisper.cpp's own server: /inference, /load and /health at the root, for clients that were made for it.
+
+Source of fields and answers: examples/server of whisper.cpp 1.8. It has one model and we have many: /load
+chooses the one that /inference takes from then on.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from server import errors, fields, formats, languages, transcribe
+from server.dialects import Admin, Open, document, notice, services, status, telling
+from server.spool import Spool, spooled
+from server.types import Listen, Segment, Style, Transcript, Word
+
+_MEDIA_TYPES = {
+    "text": "text/plain; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+}
+"""By `response_format`; every other one is JSON there, and so here."""
+
+_UNALIGNED = -1
+"""What `t_dtw` is, there too, where no times were made by attention."""
+
+
+class Asked(BaseModel):
+    """The fields of /inference that change the answer; others are ignored."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    language: fields.Language = Field(None, description="Language of the speech; absent or auto: detected.")
+    translate: bool = Field(False, description="Into English.")
+    prompt: str = Field("", description="Names and spellings to expect.")
+    temperature: float = Field(0.0, ge=0.0, le=1.0)
+    response_format: str = Field("json", description="json, text, srt, vtt, verbose_json; any other is json.")
+    offset_t: int = Field(0, ge=0, description="Milliseconds passed over at the start.")
+    duration: int = Field(0, ge=0, description="Milliseconds heard after that; 0: all.")
+    offset_n: int = Field(0, ge=0, description="Number before that of the first cue, in srt.")
+    max_len: int = Field(0, ge=0, description="Longest cue in characters, in srt and vtt; 0: unlimited.")
+    no_timestamps: bool = Field(False, description="No times, in verbose_json.")
+    token_timestamps: bool | None = Field(None, description="Times of words, in verbose_json.")
+    detect_language: bool = Field(False, description="Only that.")
+    no_language_probabilities: bool = Field(False, description="In verbose_json: spares an encoder pass.")
+    diarize: bool = Field(False, description="Refused.")
+    tinydiarize: bool = Field(False, description="Refused.")
+    model: str = Field("", description="An id of /v1/models; absent: what /load chose, or the default model.")
+
+    @field_validator("diarize", "tinydiarize")
+    @classmethod
+    def _single(cls, wanted: bool) -> bool:
+        if wanted:
+            raise ValueError("this server cannot tell speakers apart here")
+        return wanted
+
+    @property
+    def has_word_times(self) -> bool:
+        return not self.no_timestamps and self.token_timestamps is not False
+
+
+class AskedToLoad(BaseModel):
+    """The fields of /load."""
+
+    model: str = Field(description="An id of /v1/models, or a path whose last part is one.")
+
+
+def refusal(error: errors.SpeechError) -> Response:
+    """An error as it is told there."""
+    sentence = str(error)
+    if isinstance(error, errors.MissingField):
+        sentence = f"no '{error.field}' field in the request"
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, errors.Busy) else {}
+    return JSONResponse({"error": sentence}, status(error), headers)
+
+
+@telling(refusal)
+async def inference(request: Request) -> Response:
+    serving = services(request)
+    limits = serving.config
+    loaded: str = getattr(request.app.state, "inference_model", "")
+    serving.readers.refuse_if_full()
+
+    def check(asked: Asked) -> None:
+        listen = _listen(asked, loaded)
+        if model := serving.choose(listen):
+            transcribe.check(model, listen)
+
+    async with spooled(limits.spool_folder, limits.max_upload) as spool:
+        asked = await fields.Form(Asked(), spool, check).read(
+            request, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
+        )
+        listen = _listen(asked, loaded)
+        if asked.detect_language:
+            return await _only_language(request, asked, listen, spool)
+        async with aclosing(serving.transcribe(listen, spool)) as events:
+            transcript = await transcribe.whole(events)
+        headers = notice(serving.models.find(transcript.model))
+        if asked.response_format in _MEDIA_TYPES:
+            return document(_text(transcript, asked), _MEDIA_TYPES[asked.response_format], headers)
+        if asked.response_format != "verbose_json":
+            return JSONResponse({"text": _lines(transcript)}, headers=headers)
+        found = {} if asked.no_language_probabilities else await serving.detect(listen, spool)
+        return document(_verbose(transcript, asked, found), "application/json", headers)
+
+
+@telling(refusal)
+async def load(request: Request) -> Response:
+    serving = services(request)
+    limits = serving.config
+    asked = await fields.small(request, AskedToLoad, grace=limits.upload_grace, rate=limits.upload_rate)
+    model = serving.models.find(re.split(r"[/\\]", asked.model)[-1])
+    await serving.memory.load(model)
+    request.app.state.inference_model = model.id
+    return PlainTextResponse("Load was successful!")
+
+
+async def health(request: Request) -> Response:
+    try:
+        services(request).check_ready()
+    except errors.SpeechError:
+        return JSONResponse({"status": "loading model"}, 503)
+    return JSONResponse({"status": "ok"})
+
+
+ROUTES = [
+    Route("/inference", inference, methods=["POST"]),
+    Admin("/load", load, methods=["POST"]),
+    Open("/health", health),
+]
+
+
+def _listen(asked: Asked, loaded: str) -> Listen:
+    start = asked.offset_t / 1000
+    return Listen(
+        model=asked.model or loaded,
+        task="translate" if asked.translate else "transcribe",
+        language=asked.language,
+        prompt=asked.prompt,
+        temperature=asked.temperature,
+        words=asked.response_format == "verbose_json" or _style(asked).needs_words,
+        start=start,
+        end=start + asked.duration / 1000 if asked.duration else None,
+    )
+
+
+def _style(asked: Asked) -> Style:
+    return Style(
+        max_line_width=asked.max_len or None,
+        max_line_count=1 if asked.max_len else None,
+        first_number=asked.offset_n + 1,
+    )
+
+
+async def _only_language(request: Request, asked: Asked, listen: Listen, spool: Spool) -> Response:
+    if asked.response_format in _MEDIA_TYPES:
+        return Response(media_type=_MEDIA_TYPES[asked.response_format])
+    if asked.response_format != "verbose_json":
+        return JSONResponse({"text": ""})
+    found = await services(request).detect(listen, spool)
+    return JSONResponse({"task": listen.task, "text": "", **_languages(found), "segments": []})
+
+
+def _lines(transcript: Transcript) -> str:
+    return "".join(f"{segment.text}\n" for segment in transcript.segments)
+
+
+def _text(transcript: Transcript, asked: Asked) -> Iterator[str]:
+    if asked.response_format == "text":
+        return iter((_lines(transcript),))
+    return formats.find(asked.response_format).write(transcript, _style(asked))
+
+
+def _verbose(transcript: Transcript, asked: Asked, found: dict[str, float]) -> Iterator[str]:
+    spoken = asked.language or ("" if asked.translate else transcript.language)
+    head = {
+        "task": transcript.task,
+        "language": languages.name(spoken or max(found, key=found.__getitem__, default="")),
+        "duration": round(transcript.duration, 3),
+        "text": _lines(transcript),
+        **_languages(found),
+    }
+    yield msgspec.json.encode(head).decode()[:-1] + ',"segments":['
+    for index, segment in enumerate(transcript.segments):
+        yield "," * (index > 0) + msgspec.json.encode(_segment(segment, asked)).decode()
+    yield "]}"
+
+
+def _languages(found: dict[str, float]) -> dict[str, object]:
+    """What the language may be, the improbable left out as there."""
+    if not found:
+        return {}
+    best = max(found, key=found.__getitem__)
+    return {
+        "detected_language": languages.name(best),
+        "detected_language_probability": found[best],
+        "language_probabilities": {code: value for code, value in found.items() if value > 0.001},
+    }
+
+
+def _segment(segment: Segment, asked: Asked) -> dict[str, object]:
+    times = {} if asked.no_timestamps else {"start": segment.start, "end": segment.end}
+    return {
+        "id": segment.id,
+        "text": segment.text,
+        **times,
+        "tokens": segment.tokens,
+        "words": [_word(word, asked) for word in segment.spaced_words()],
+        "temperature": segment.temperature,
+        "avg_logprob": segment.avg_logprob,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+def _word(word: Word, asked: Asked) -> dict[str, object]:
+    times = {"start": word.start, "end": word.end, "t_dtw": _UNALIGNED} if asked.has_word_times else {}
+    return {"word": word.text, **times, "probability": word.probability}
