@@ -1,6 +1,7 @@
 """Services in, ASGI application out. What this port answers is listed in `dialects/`, one file each."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator
 
@@ -24,7 +25,9 @@ def build(services: Services) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        yield {"services": services}
+        hear = functools.partial(services.transcribe, background=True)
+        async with services.jobs.running(hear, dialects.payload, services.warm):
+            yield {"services": services}
 
     return Starlette(
         routes=dialects.routes(),

@@ -152,6 +152,47 @@ class Config(BaseModel):
         30.0, description="Time after which a body that comes slower than upload_rate is refused."
     )
     upload_rate: ByteSize = Field(ByteSize(1000), description="Slowest body, in bytes per second.")
+    jobs_at_once: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Jobs that are done at the same time; 0: as many as slots, at most half of streams.",
+    )
+    jobs_queue: int = Field(10_000, ge=1, description="Jobs that may wait in line; more are refused as busy.")
+    jobs_keep: Seconds = Field(86400.0, description="How long a job and its result are kept after its end.")
+    jobs_size: ByteSize = Field(
+        ByteSize(10**9), description="Disk that kept results may take; beyond it the oldest go first."
+    )
+    files_keep: Seconds = Field(86400.0, description="How long a file that a client stored is kept.")
+    storage: ByteSize = Field(
+        ByteSize(2 * 10**10), description="Disk that clients' files and the media of waiting jobs may take."
+    )
+    storage_of_key: ByteSize = Field(
+        ByteSize(0), description="The same for each API key; 0: no other bound than storage."
+    )
+    private: bool = Field(
+        False, description="Whether nothing of a job is kept once its result has been told."
+    )
+    public_url: str = Field(
+        "",
+        description="Address of this server in its answers; by default the one it was asked at.",
+    )
+    allow_private_urls: bool = Field(
+        False, description="Whether media and webhooks may lie at private addresses."
+    )
+    allowed_url_hosts: tuple[str, ...] = Field(
+        (), description="Hosts of media and webhooks that are taken whatever their address is."
+    )
+    url_timeout: Seconds = Field(3600.0, description="Longest time for fetching media from an address.")
+    webhook_wait: Seconds = Field(
+        5.0,
+        description="Time before a failed webhook's second try; each wait is three times the last, up to 1h.",
+    )
+    webhook_patience: Seconds = Field(21600.0, description="Time after which a webhook is given up.")
+    fal_apps: Annotated[dict[str, str], BeforeValidator(pairs)] = Field(
+        {"nvidia/nemotron-asr-multilingual/asr": "", "fal-ai/whisper": ""},
+        description="Application ids of fal's clients, and their models; empty: the default one.",
+    )
     window_timeout: Seconds = Field(
         600.0, gt=0, description="Longest work on one window before its worker is replaced."
     )
@@ -238,7 +279,9 @@ def _plain(key: str, value: object) -> object:
     """YAML's booleans and a comma list from the environment, as the fields want them."""
     if key == "demo" and isinstance(value, bool):
         return str(value).lower()
-    if key in ("preload", "pinned", "allowed_hosts", "trusted_repos") and isinstance(value, str):
+    if key in ("preload", "pinned", "allowed_hosts", "trusted_repos", "allowed_url_hosts") and isinstance(
+        value, str
+    ):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 

@@ -4,6 +4,8 @@ SpeechError
 ├── BadRequest              the request cannot be understood
 │   ├── MissingField
 │   ├── BadField
+│   │   └── BadUrl          an address that is not fetched, or does not answer
+│   ├── KeyReused           an idempotency key came with another request
 │   ├── UnsupportedLanguage
 │   ├── VoiceNotFound       no such voice here, or not in that language
 │   └── TextTooLong         more text than is spoken at once
@@ -26,6 +28,11 @@ SpeechError
 │   └── Leaving             the model is being unloaded
 ├── NoMemory                the model does not fit beside what is in use
 ├── NoSpace                 the disk is full
+│   └── StorageFull         what this server keeps for clients has reached its size
+├── NotFound                nothing here by that name
+│   ├── JobNotFound
+│   └── FileNotFound
+├── JobCancelled            there is no result, as somebody wanted none
 ├── NotWritable             the models' folder cannot be changed
 ├── PullFailed              a model could not be fetched
 │   ├── HubUnreachable      the hub does not answer, or the line broke for good
@@ -56,6 +63,14 @@ class MissingField(BadRequest):
 
 class BadField(BadRequest):
     """A field's value is not one that we take."""
+
+
+class BadUrl(BadField):
+    """An address that this server does not fetch, or that does not give what it should."""
+
+
+class KeyReused(BadRequest):
+    """An idempotency key came again, with another request."""
 
 
 class UnsupportedLanguage(BadRequest):
@@ -164,6 +179,26 @@ class NoMemory(SpeechError):
 
 class NoSpace(SpeechError):
     """The disk is full."""
+
+
+class StorageFull(NoSpace):
+    """What this server keeps for clients has reached its configured size."""
+
+
+class NotFound(SpeechError):
+    """Nothing here by that name, or nothing that its asker may see."""
+
+
+class JobNotFound(NotFound):
+    """No job of that id; it may have been removed, as results are kept for a while only."""
+
+
+class FileNotFound(NotFound):
+    """No stored file of that id, or its time is over."""
+
+
+class JobCancelled(SpeechError):
+    """The job was cancelled, so it has no result."""
 
 
 class NotWritable(SpeechError):

@@ -54,7 +54,8 @@ class _Part:
 class Form(Generic[Asked]):
     """A multipart form whose fields are those of the pydantic model `asked`.
 
-    `check` is called after each field with what is known so far, and may refuse it.
+    `check` is called after each field with what is known so far, and may refuse it. `instead` names a field
+    that may stand in the file's place.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Form(Generic[Asked]):
         file_field: str = "file",
         *,
         file_needed: bool = True,
+        instead: str = "",
     ) -> None:
         self.file_name = ""
         """As the client calls its file."""
@@ -72,6 +74,7 @@ class Form(Generic[Asked]):
         self._spool = spool
         self._check = check
         self._file_field = file_field
+        self._instead = instead
         self._known = {file_field, *type(asked).model_fields}
         self._seen: set[str] = set()
         self._file_needed = file_needed
@@ -103,8 +106,11 @@ class Form(Generic[Asked]):
             await self._handle()
         if not self._ended:
             raise BadRequest("the multipart form breaks off before its end")
-        if self._file_needed and not self._file_seen:
+        stands_in = bool(self._instead and getattr(self._asked, self._instead))
+        if self._file_needed and not self._file_seen and not stands_in:
             raise MissingField(f"{self._file_field}: Field required", self._file_field)
+        if self._file_seen and stands_in:
+            raise BadField(f"{self._instead}: a file was sent too; send one of them", self._instead)
         await self._spool.finish()
         return self._asked
 

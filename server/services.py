@@ -5,8 +5,9 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
-from server import catalogue, models, speak, spool, transcribe
+from server import catalogue, jobs, models, speak, spool, transcribe
 from server.config import Config
 from server.encoder import Encoder
 from server.errors import ModelNotFound, SpeechError, Starting
@@ -33,6 +34,7 @@ class Services:
     voices: Voices
     speakers: Speakers
     encoder: Encoder
+    jobs: jobs.Jobs
     warm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once readers are up and what is to be preloaded is loaded."""
 
@@ -67,12 +69,29 @@ class Services:
                 return None
             raise
 
-    async def transcribe(self, listen: Listen, media: Spool) -> AsyncGenerator[Event]:
-        """Events of one media; see transcribe.py. A model that is to be pulled is pulled first."""
+    async def transcribe(
+        self, listen: Listen, media: Spool, *, background: bool = False
+    ) -> AsyncGenerator[Event]:
+        """Events of one media; see transcribe.py. A model that is to be pulled is pulled first.
+
+        `background`: nobody waits for it at the other end of a line, so its windows come after others'.
+        """
         if self.choose(listen) is None:
             async for waiting in self._pulled(listen.model):
                 yield waiting
-        events = transcribe.transcribe(listen, media, self.models, self.readers, self.memory, self.runner)
+        events = transcribe.transcribe(
+            listen, media, self.models, self.readers, self.memory, self.runner, background=background
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def transcribe_url(self, listen: Listen, url: str) -> AsyncGenerator[Event]:
+        """The same for a media that is fetched while it is heard, or that a client stored here."""
+        if stored := await self.jobs.stored(url):
+            events = self.transcribe(listen, spool.on_disk(stored))
+        else:
+            events = jobs.from_url(url, self.config, self.jobs.rules, partial(self.transcribe, listen))
         async with aclosing(events):
             async for event in events:
                 yield event
@@ -162,7 +181,19 @@ def _made(config: Config) -> Services:
     pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
     voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)
     keys = Keys(config.keys)
-    return Services(config, found, pulls, readers, runner, memory, keys, voices, speakers, Encoder(empty))
+    return Services(
+        config=config,
+        models=found,
+        pulls=pulls,
+        readers=readers,
+        runner=runner,
+        memory=memory,
+        keys=keys,
+        voices=voices,
+        speakers=speakers,
+        encoder=Encoder(empty),
+        jobs=jobs.Jobs(config, runner.slots),
+    )
 
 
 class _Both:

@@ -27,10 +27,10 @@ _LINE = "\n"
 Item = TypeVar("Item")
 
 
-def event(name: str, data: object = None) -> ServerSentEvent:
-    """A named event; its data, if any, as JSON."""
+def event(name: str, data: object = None, number: int | None = None) -> ServerSentEvent:
+    """A named event; its data, if any, as JSON. `number`: what a client names to go on after it."""
     text = None if data is None else msgspec.json.encode(data).decode()
-    return ServerSentEvent(event=name, data=text, sep=_LINE)
+    return ServerSentEvent(event=name, data=text, id=None if number is None else str(number), sep=_LINE)
 
 
 def data(data: object) -> ServerSentEvent:

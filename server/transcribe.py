@@ -88,7 +88,14 @@ def choose(models: Models, listen: Listen) -> ModelInfo:
 
 
 async def transcribe(
-    listen: Listen, spool: Spool, models: Models, readers: Readers, memory: Memory, runner: Runner
+    listen: Listen,
+    spool: Spool,
+    models: Models,
+    readers: Readers,
+    memory: Memory,
+    runner: Runner,
+    *,
+    background: bool = False,
 ) -> AsyncGenerator[Event]:
     """Started, then Segments and Progress in order, then Done; Waiting before, where the model has to load.
 
@@ -97,7 +104,7 @@ async def transcribe(
     """
     model = choose(models, listen)
     check(model, listen)
-    async with aclosing(_Hearing(listen, model, memory, runner).events(readers, spool)) as events:
+    async with aclosing(_Hearing(listen, model, memory, runner, background).events(readers, spool)) as events:
         async for event in events:
             yield event
 
@@ -143,11 +150,14 @@ async def whole(events: AsyncIterator[Event]) -> Transcript:
 class _Hearing:
     """One media being transcribed."""
 
-    def __init__(self, listen: Listen, model: ModelInfo, memory: Memory, runner: Runner) -> None:
+    def __init__(
+        self, listen: Listen, model: ModelInfo, memory: Memory, runner: Runner, background: bool
+    ) -> None:
         self._listen = listen
         self._model = model
         self._memory = memory
         self._runner = runner
+        self._background = background
         self._has_model = asyncio.Event()
         self._request = uuid4().hex
         self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.slots + _AHEAD)
@@ -296,7 +306,7 @@ class _Hearing:
             logprobs=self._listen.logprobs,
             short_context=self._model.short_context,
         )
-        return Unit(self._model, window, decode, self._request)
+        return Unit(self._model, window, decode, self._request, self._background)
 
     @property
     def _language(self) -> str | None:

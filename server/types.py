@@ -465,3 +465,92 @@ class Done:
 
 
 Event = Waiting | Started | Segment | Progress | Done
+
+
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+Priority = Literal["high", "normal", "low"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a job is to do, and how its asker wants to be told."""
+
+    listen: Listen
+    file: str = ""
+    """SHA-256 of the stored media, in hex; "" where it comes from `url`."""
+    url: str = ""
+    """Where the media is fetched from when the job runs."""
+    dialect: str = "jobs"
+    """Name of the file in `dialects/` that writes its webhook."""
+    app: str = ""
+    """The name under which it was asked for, where its dialect has several."""
+    response_format: str = "json"
+    style: Style = Style()
+    """How its result is written, where its asker does not say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLog:
+    """One line of what happened to a job."""
+
+    at: float
+    """Unix seconds."""
+    message: str
+    level: Literal["INFO", "WARNING", "ERROR"] = "INFO"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One try to send a job's webhook."""
+
+    at: float
+    """Unix seconds."""
+    status: int | None
+    """The receiver's HTTP status; None where it could not be reached."""
+    error: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed, as it is stored."""
+
+    kind: str
+    """Name of the class in `errors`."""
+    message: str
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that outlives its request. Times are Unix seconds."""
+
+    id: str
+    """A UUID; later jobs have greater ones."""
+    request: JobRequest
+    owner: str = ""
+    """Id of the API key that submitted it; "" on a server without keys."""
+    state: JobState = "queued"
+    priority: Priority = "normal"
+    private: bool = False
+    """Whether it is removed as soon as its result has been told."""
+    key: str = ""
+    """The idempotency key it came with."""
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    attempts: int = 0
+    """How often it has been started: more than once where a server died of it, or under it."""
+    error: JobError | None = None
+    size: int = 0
+    """Bytes of its stored result."""
+    webhook: str = ""
+    delivered: float | None = None
+    """When a receiver took the webhook, or it was given up."""
+    deliveries: tuple[Delivery, ...] = ()
+    logs: tuple[JobLog, ...] = ()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state not in ("queued", "running")

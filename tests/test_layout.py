@@ -20,9 +20,11 @@ FLOORS = (
     ("formats", "runners"),
     ("speaker",),
     ("memory",),
-    ("transcribe", "speak"),
+    ("transcribe", "speak", "files"),
+    ("urls", "webhooks", "records", "durable"),
+    ("jobs",),
     ("services",),
-    ("fields", "sse", "dialects"),
+    ("fields", "sse", "dialects", "deferred"),
     ("guard", "hangup"),
     ("app", "client", "terminal"),
     ("serve",),
@@ -32,7 +34,7 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of its own folder and of lower floors only."""
 
-EDGE = {"dialects", "fields", "sse", "guard", "hangup", "app", "serve"}
+EDGE = {"dialects", "fields", "sse", "deferred", "guard", "hangup", "app", "serve"}
 """Rooms that may name Starlette or uvicorn."""
 
 HTTP = {"starlette", "uvicorn", "sse_starlette", "python_multipart"}

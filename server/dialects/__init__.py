@@ -25,9 +25,9 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from server import errors
-from server.keys import Scope
+from server.keys import Key, Scope
 from server.services import Services
-from server.types import ModelInfo
+from server.types import Job, ModelInfo, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,9 @@ _STATUS: dict[type[errors.SpeechError], int] = {
     errors.NoMemory: 507,
     errors.NoSpace: 507,
     errors.NotWritable: 500,
+    errors.KeyReused: 422,
+    errors.NotFound: 404,
+    errors.JobCancelled: 410,
     errors.PullFailed: 502,
     errors.Gated: 403,
     errors.NotAtSource: 404,
@@ -107,6 +110,12 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.NoMemory: "no_memory",
     errors.NoSpace: "disk_full",
     errors.NotWritable: "read_only",
+    errors.StorageFull: "storage_full",
+    errors.BadUrl: "bad_url",
+    errors.KeyReused: "idempotency_key_reused",
+    errors.JobNotFound: "job_not_found",
+    errors.FileNotFound: "file_not_found",
+    errors.JobCancelled: "job_cancelled",
     errors.HubUnreachable: "hub_unreachable",
     errors.Gated: "gated",
     errors.NotAtSource: "model_not_found",
@@ -147,6 +156,29 @@ def door(connection: Connection) -> Door:
         if match is Match.PARTIAL:
             near.append(each)
     return next((each for each in near if each.scope == "admin"), near[0] if near else _WALL)
+
+
+def public_base(request: Request) -> str:
+    """Where this server is, for addresses in answers: as configured, or as it was asked."""
+    return services(request).config.public_url.rstrip("/") or str(request.base_url).rstrip("/")
+
+
+def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
+    """The body of a job's webhook, as the dialect writes it in which the job was submitted."""
+    told: dict[str, object] = import_module(f"{__name__}.{job.request.dialect}").payload(job, transcript)
+    return told
+
+
+def owner(request: Request) -> str:
+    """Who asks, by the name of his key; "" where no key is wanted."""
+    key: Key | None = getattr(request.state, "key", None)
+    return key.name if key else ""
+
+
+def sees(request: Request) -> str | None:
+    """Whose jobs the asker may see: his own; None: everybody's."""
+    key: Key | None = getattr(request.state, "key", None)
+    return None if key is None or key.may("admin") else key.name
 
 
 def services(request: Request) -> Services:

@@ -5,8 +5,9 @@ format is chosen by `response_format` alone, never by Accept, which real clients
 """
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -15,11 +16,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server import config, errors, fields, formats, languages, sse, transcribe
+from server import config, deferred, errors, fields, formats, languages, sse, transcribe
 from server.dialects import document, notice, problem, services, v1
 from server.services import Services
 from server.spool import spooled
-from server.types import Done, Event, Listen, ModelInfo, Segment, Started, Style, Task, Transcript, Waiting
+from server.types import (
+    Done,
+    Event,
+    JobRequest,
+    Listen,
+    ModelInfo,
+    Segment,
+    Started,
+    Style,
+    Task,
+    Transcript,
+    Waiting,
+)
 
 
 def _format(value: object) -> object:
@@ -44,6 +57,7 @@ class Asked(BaseModel):
     stream: bool = False
     keep_alive: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=-1)
     audio_track: str | None = None
+    url: str = ""
     max_line_width: int | None = Field(None, ge=1)
     max_line_count: int | None = Field(None, ge=1)
     highlight_words: bool = False
@@ -84,7 +98,9 @@ async def _answer(request: Request, task: Task) -> Response:
     serving = services(request)
     limits = serving.config
     events_wanted = fields.query_flag(request, "stream")
-    serving.readers.refuse_if_full()  # before gigabytes are sent for nothing
+    deferral = deferred.wanted(request)
+    if not deferral:
+        serving.readers.refuse_if_full()  # before gigabytes are sent for nothing
 
     def check(asked: Asked) -> None:
         listen = _listen(asked, task)
@@ -93,19 +109,33 @@ async def _answer(request: Request, task: Task) -> Response:
 
     async with AsyncExitStack() as stack:
         spool = await stack.enter_async_context(spooled(limits.spool_folder, limits.max_upload))
-        form = fields.Form(Asked() if task == "transcribe" else AskedToTranslate(), spool, check)
+        empty = Asked() if task == "transcribe" else AskedToTranslate()
+        form = fields.Form(empty, spool, check, instead="url")
         asked = await form.read(
             request, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
         )
         listen = _listen(asked, task)
         model = _model(serving, listen)
-        events = serving.transcribe(listen, spool)
+        headers = notice(model)
+        if deferral:
+            job = await deferred.submit(
+                request, deferral, _job(asked, listen, model), None if asked.url else spool
+            )
+            if deferral.is_async:
+                return await deferred.accepted(request, deferral, job)
+            headers |= deferred.headers(request, job)
+            events = deferred.events(serving.jobs, job)
+        elif asked.url:
+            events = serving.transcribe_url(listen, asked.url)
+        else:
+            events = serving.transcribe(listen, spool)
         await stack.enter_async_context(aclosing(events))
         if events_wanted or (events_wanted is None and asked.stream):
             first = await stack.enter_async_context(sse.first(events))
-            stream = _stream(sse.resumed(first, events), asked, bool(events_wanted), model)
+            stream = _stream(sse.resumed(first, events), asked, bool(events_wanted), model, headers)
             return sse.Held(stream, stack.pop_all())
-        return _document(await transcribe.whole(events), asked, model)
+        transcript = await transcribe.whole(events)
+        return _document(transcript, asked, headers)
 
 
 def _model(serving: Services, listen: Listen) -> ModelInfo | None:
@@ -131,6 +161,11 @@ def _listen(asked: Asked, task: Task) -> Listen:
     )
 
 
+def _job(asked: Asked, listen: Listen, model: ModelInfo | None) -> JobRequest:
+    listen = replace(listen, model=model.id) if model else listen
+    return JobRequest(listen, url=asked.url, response_format=asked.response_format, style=_style(asked))
+
+
 def _style(asked: Asked) -> Style:
     return Style(
         words="word" in asked.timestamp_granularities,
@@ -146,23 +181,27 @@ def _style(asked: Asked) -> Style:
 # Whole answers ----------------------------------------------------------------------------------------
 
 
-def _document(transcript: Transcript, asked: Asked, model: ModelInfo | None) -> Response:
+def _document(transcript: Transcript, asked: Asked, headers: Mapping[str, str]) -> Response:
     format = formats.find(asked.response_format)
-    return document(format.write(transcript, _style(asked)), format.MEDIA_TYPE, notice(model))
+    return document(format.write(transcript, _style(asked)), format.MEDIA_TYPE, headers)
 
 
 # Streams ----------------------------------------------------------------------------------------------
 
 
 def _stream(
-    events: AsyncIterator[Event], asked: Asked, go_whisper: bool, model: ModelInfo | None
+    events: AsyncIterator[Event],
+    asked: Asked,
+    go_whisper: bool,
+    model: ModelInfo | None,
+    headers: Mapping[str, str],
 ) -> Response:
     write = _go_whisper if go_whisper else _openai
     return sse.stream(
         events,
         lambda events: write(events, asked, model.notice if model else ""),
         go_whisper=go_whisper,
-        headers=notice(model),
+        headers=headers,
     )
 
 

@@ -15,6 +15,8 @@ class Unit:
     decode: Decode
     request: str
     """Units of different requests take turns."""
+    background: bool = False
+    """Whether it is of a job: units that somebody waits for come first, though not always."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ _LOADS = 3
 _GRACE = 5.0
 """Seconds a worker has to give a unit up when told to; then it is killed."""
 
+_SHARE = 5
+"""Of so many units, one is of the background while both classes have some."""
+
 _BACK_OFF = 0.2
 _SLOWEST_RESTART = 10.0
 """Seconds before a worker is started again: none after the first death, then doubling up to this."""
@@ -77,6 +80,36 @@ class _Turns:
 
     def __len__(self) -> int:
         return sum(not job.done.done() for line in self.lines.values() for job in line)
+
+
+class _Line:
+    """Pending jobs of both classes: those that somebody waits for come first, but for one in `_SHARE`."""
+
+    def __init__(self) -> None:
+        self._foreground = _Turns()
+        self._background = _Turns()
+        self._passed = 0
+        """Foreground units since the last one of the background, while one was pending."""
+
+    def put(self, job: _Job) -> None:
+        self._class(job).put(job)
+
+    def put_back(self, job: _Job) -> None:
+        """First of its class again."""
+        self._class(job).put_back(job)
+
+    def take(self) -> _Job | None:
+        if self._passed < _SHARE - 1 and (job := self._foreground.take()):
+            self._passed = self._passed + 1 if len(self._background) else 0
+            return job
+        self._passed = 0
+        return self._background.take() or self._foreground.take()
+
+    def __len__(self) -> int:
+        return len(self._foreground) + len(self._background)
+
+    def _class(self, job: _Job) -> _Turns:
+        return self._background if job.unit.background else self._foreground
 
 
 class Runner:
@@ -150,7 +183,7 @@ class _Lane:
         self.slots = runner.slots
         self._runner = runner
         self._model = model
-        self._turns = _Turns()
+        self._turns = _Line()
         self._pending = asyncio.Semaphore(0)
         self._numbers = itertools.count()
         self._slots: set[asyncio.Task[None]] = set()

@@ -1,0 +1,143 @@
+"""Requests that become jobs: what their headers ask for, and how a job is shown to its client.
+
+`Prefer: respond-async` (RFC 7240) or `?async=true` makes the answer a job. `Idempotency-Key` does so behind
+the scenes: the answer waits, but what was asked for is done once, and can be had again if the line breaks.
+`X-Request-ID` says nothing: proxies set it on everything.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import get_args
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from server import fields
+from server.dialects import owner, public_base, services
+from server.errors import BadField
+from server.jobs import Jobs
+from server.spool import Spool
+from server.types import Event, Job, JobRequest, Priority
+
+_LONGEST_KEY = 255
+
+_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+_PREFERENCE = re.compile(r"(^|,)\s*respond-async\s*(;|,|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """How a request wants to be a job."""
+
+    is_async: bool
+    """Whether the answer is the job rather than its result."""
+    key: str
+    priority: Priority
+    webhook: str
+
+
+def wanted(request: Request) -> Deferral | None:
+    """What the request's headers and query ask for; None where it is no job. Raises BadField."""
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise BadField(f"Idempotency-Key: has at most {_LONGEST_KEY} printable characters", "Idempotency-Key")
+    asked = fields.query_flag(request, "async")
+    is_async = _preferred(request) if asked is None else asked
+    webhook = request.query_params.get("webhook", "")
+    if not (is_async or key):
+        if webhook:
+            raise BadField("webhook: only a job has one; add async=true", "webhook")
+        return None
+    return Deferral(is_async, key, priority(request.query_params.get("priority") or "normal"), webhook)
+
+
+def _preferred(request: Request) -> bool:
+    return any(_PREFERENCE.search(header) for header in request.headers.getlist("prefer"))
+
+
+def priority(value: str) -> Priority:
+    for known in _PRIORITIES:
+        if value == known:
+            return known
+    raise BadField(f'priority: "{value[:40]}" is not one of ' + ", ".join(_PRIORITIES), "priority")
+
+
+async def submit(request: Request, deferral: Deferral, job: JobRequest, spool: Spool | None) -> Job:
+    """The request's job, kept."""
+    return await services(request).jobs.submit(
+        job,
+        spool=spool,
+        owner=owner(request),
+        key=deferral.key,
+        priority=deferral.priority,
+        webhook=deferral.webhook,
+    )
+
+
+async def events(jobs: Jobs, job: Job) -> AsyncGenerator[Event]:
+    """A job's events as those of a request that is done at once."""
+    async with aclosing(jobs.follow(job.id)) as following:
+        async for _, event in following:
+            yield event
+    await jobs.told(await jobs.find(job.id))
+
+
+def headers(request: Request, job: Job) -> dict[str, str]:
+    """Where the job of this answer is found, should the line break."""
+    return {"Location": f"{public_base(request)}/v1/jobs/{job.id}", "X-Job-Id": job.id}
+
+
+async def accepted(request: Request, deferral: Deferral, job: Job) -> JSONResponse:
+    """The answer that is a job."""
+    applied = {"Preference-Applied": "respond-async"} if _preferred(request) else {}
+    return JSONResponse(await document(request, job), 202, headers(request, job) | applied)
+
+
+async def document(request: Request, job: Job) -> dict[str, object]:
+    """A job as /v1/jobs shows it."""
+    jobs = services(request).jobs
+    here = f"{public_base(request)}/v1/jobs/{job.id}"
+    progress = jobs.progress(job)
+    return {
+        "id": job.id,
+        "object": "job",
+        "status": job.state,
+        "task": job.request.listen.task,
+        "model": job.request.listen.model,
+        "response_format": job.request.response_format,
+        "priority": job.priority,
+        "created_at": job.created,
+        "started_at": job.started,
+        "finished_at": job.finished,
+        "expires_at": jobs.expires(job),
+        "position": await jobs.position(job),
+        "progress": {"done": progress.done, "total": progress.total} if progress else None,
+        "attempts": job.attempts,
+        "idempotency_key": job.key or None,
+        "error": {"type": job.error.kind, "message": job.error.message} if job.error else None,
+        "webhook": _webhook(job),
+        "url": here,
+        "result_url": f"{here}/result",
+        "events_url": f"{here}/events",
+    }
+
+
+def logs(job: Job) -> list[dict[str, object]]:
+    """What has happened to a job, line by line."""
+    return [{"at": line.at, "level": line.level, "message": line.message} for line in job.logs]
+
+
+def _webhook(job: Job) -> dict[str, object] | None:
+    if not job.webhook:
+        return None
+    tries = [
+        {"at": tried.at, "status": tried.status, "error": tried.error or None, "seconds": tried.seconds}
+        for tried in job.deliveries
+    ]
+    last = job.deliveries[-1].status if job.deliveries else None
+    is_taken = last is not None and 200 <= last < 300
+    state = "delivered" if is_taken else "given up" if job.delivered else "pending"
+    return {"url": job.webhook, "state": state, "deliveries": tries}

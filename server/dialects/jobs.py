@@ -1,0 +1,201 @@
+"""/v1/jobs: work that outlives its request, seen, followed, fetched in any format, and cancelled."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from typing import get_args
+
+import msgspec
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server import deferred, errors, fields, formats, sse
+from server.dialects import document, problem, sees, services, v1
+from server.errors import BadField
+from server.jobs import Numbered
+from server.types import Done, Job, JobState, Progress, Segment, Started, Style, Transcript, Waiting
+
+_MOST = 100
+
+
+@v1
+async def listing(request: Request) -> Response:
+    query = request.query_params
+    limit = _limit(query.get("limit") or "20")
+    found = await services(request).jobs.select(
+        sees(request),
+        states=_states(query.get("status") or ""),
+        model=query.get("model") or "",
+        key=query.get("idempotency_key") or "",
+        before=query.get("after") or "",
+        limit=limit + 1,
+    )
+    data = [await deferred.document(request, job) for job in found[:limit]]
+    return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
+
+
+@v1
+async def job(request: Request) -> Response:
+    found = await _find(request)
+    return JSONResponse(await deferred.document(request, found) | {"logs": deferred.logs(found)})
+
+
+@v1
+async def delete(request: Request) -> Response:
+    """A job that has not ended is cancelled; one that has is forgotten, with its result."""
+    jobs, found = services(request).jobs, await _find(request)
+    if not found.is_finished:
+        return JSONResponse(await deferred.document(request, await jobs.cancel(found.id)))
+    await jobs.remove(found.id)
+    return JSONResponse({"id": found.id, "object": "job", "deleted": True})
+
+
+@v1
+async def result(request: Request) -> Response:
+    jobs, found = services(request).jobs, await _find(request)
+    if not found.is_finished:
+        return JSONResponse(await deferred.document(request, found), 202, {"Retry-After": "1"})
+    name = _format(request, found.request.response_format)
+    style = _style(request, found.request.style)
+    transcript = await jobs.result(found.id)
+    format = formats.find(name)
+    answer = document(format.write(transcript, style), format.MEDIA_TYPE, {"X-Job-Id": found.id})
+    await jobs.told(found)
+    return answer
+
+
+@v1
+async def events(request: Request) -> Response:
+    """The job's events; `Last-Event-ID` goes on where an earlier stream broke off."""
+    jobs, found = services(request).jobs, await _find(request)
+    name = _format(request, "verbose_json")
+    style = _style(request, found.request.style)
+    after = _number(request.headers.get("last-event-id") or request.query_params.get("last_event_id") or "0")
+
+    async def told() -> AsyncGenerator[Numbered]:
+        async with aclosing(jobs.follow(found.id)) as following:
+            async for item in following:
+                yield item
+        await jobs.told(await jobs.find(found.id))
+
+    async with AsyncExitStack() as stack:
+        items = await stack.enter_async_context(aclosing(told()))
+        stream = sse.stream(items, lambda items: _written(items, after, name, style), go_whisper=False)
+        return sse.Held(stream, stack.pop_all())
+
+
+ROUTES = [
+    Route("/v1/jobs", listing, methods=["GET"]),
+    Route("/v1/jobs/{id}", job, methods=["GET"]),
+    Route("/v1/jobs/{id}", delete, methods=["DELETE"]),
+    Route("/v1/jobs/{id}/result", result, methods=["GET"]),
+    Route("/v1/jobs/{id}/events", events, methods=["GET"]),
+]
+
+
+def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
+    """The body of a job's webhook: fal's envelope, around the result in the format that was asked for."""
+    if transcript is None:
+        assert job.error, "a job without a result has an error"
+        told: object = {"detail": job.error.message}
+    else:
+        format = formats.find(job.request.response_format)
+        text = "".join(format.write(transcript, job.request.style))
+        is_json = format.MEDIA_TYPE == "application/json"
+        told = msgspec.Raw(text.encode()) if is_json else {"text": text}
+    return {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "ERROR" if job.error else "OK",
+        "payload": told,
+        "error": job.error.message if job.error else None,
+    }
+
+
+async def _find(request: Request) -> Job:
+    return await services(request).jobs.find(request.path_params["id"], sees(request))
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST):
+        raise BadField(f"limit: must be a number from 1 to {_MOST}", "limit")
+    return int(text)
+
+
+def _states(text: str) -> tuple[JobState, ...]:
+    states = tuple(part for part in text.split(",") if part)
+    if unknown := [state for state in states if state not in get_args(JobState)]:
+        raise BadField(
+            f'status: "{unknown[0][:40]}" is not one of ' + ", ".join(get_args(JobState)), "status"
+        )
+    return tuple(known for known in get_args(JobState) if known in states)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 12):
+        raise BadField("Last-Event-ID: must be the number of an event of this job", "Last-Event-ID")
+    return int(text)
+
+
+def _format(request: Request, default: str) -> str:
+    name = request.query_params.get("response_format") or default
+    if name not in formats.names():
+        known = ", ".join(formats.names())
+        raise BadField(f'response_format: "{name[:40]}" is not one of {known}', "response_format")
+    return name
+
+
+def _style(request: Request, style: Style) -> Style:
+    """The job's style, but for what the query changes."""
+    words = fields.query_flag(request, "words")
+    return style if words is None else replace(style, words=words)
+
+
+async def _written(
+    items: AsyncIterator[Numbered], after: int, name: str, style: Style
+) -> AsyncIterator[ServerSentEvent]:
+    """started, segment…, done, each with its number; progress and comments between them; or error.
+
+    Events up to `after` are not told, but a format may need them for those that follow.
+    """
+    pieces = formats.find(name).pieces(style)
+    try:
+        async for number, event in items:
+            match event:
+                case Waiting(reason):
+                    yield sse.comment(reason)
+                case Progress(done, total):
+                    yield sse.event("progress", {"done": done, "total": total})
+                case Started(task, language, duration) if number and number > after:
+                    yield sse.event(
+                        "started", {"task": task, "language": language, "duration": duration}, number
+                    )
+                case Segment():
+                    for said in _numbered(pieces.add(event), number or 0, after):
+                        yield said
+                case Done(transcript) if number and number > after:
+                    for piece in pieces.end():
+                        yield sse.event("segment", piece)
+                    yield sse.event("done", _summary(transcript), number)
+    except errors.SpeechError as error:
+        yield sse.event("error", problem(error))
+
+
+def _numbered(pieces: Iterable[formats.Piece], number: int, after: int) -> Iterator[ServerSentEvent]:
+    """A segment's pieces. The last one has the number: who missed it, missed the segment."""
+    found = list(pieces)
+    told = found if number > after else []
+    for place, piece in enumerate(told, 1):
+        yield sse.event("segment", piece, number if place == len(told) else None)
+
+
+def _summary(transcript: Transcript) -> dict[str, object]:
+    return {
+        "text": transcript.text,
+        "language": transcript.language,
+        "duration": round(transcript.duration, 3),
+        "model": transcript.model,
+        "warnings": transcript.warnings,
+    }

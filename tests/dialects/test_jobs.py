@@ -1,0 +1,374 @@
+"""Requests as jobs: over /v1 and the line's breaks."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import httpx_sse
+import pytest
+
+from tests.serving import Server, serving, until
+from tests.speech import SENTENCES, silence, talk, wav
+
+TWO = wav(talk(SENTENCES[:2]))
+TEXT = " ".join(SENTENCES[:2])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that also fetches from this machine."""
+    settings = {"WHISPERD_ALLOWED_URL_HOSTS": "localhost", "WHISPERD_WEBHOOK_WAIT": "0.2"}
+    with serving(tmp_path_factory.mktemp("jobs"), environment=settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def submit(client: httpx.Client, media: bytes = TWO, query: str = "", **fields: str) -> dict[str, Any]:
+    answer = client.post(
+        f"/v1/audio/transcriptions?async=true{query}", files={"file": ("a.wav", media)}, data=fields
+    )
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == job["url"]
+    return job
+
+
+def ended(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
+    """The job once it has ended."""
+    found = job
+
+    def over() -> bool:
+        nonlocal found
+        found = client.get(f"/v1/jobs/{job['id']}").json()
+        return found["status"] not in ("queued", "running")
+
+    until(over, 60)
+    return found
+
+
+def test_a_job_gives_its_result_in_every_format(client: httpx.Client) -> None:
+    job = submit(client, response_format="srt")
+    assert (job["object"], job["status"], job["error"]) == ("job", "queued", None)
+    done = ended(client, job)
+    assert done["status"] == "succeeded"
+    assert done["model"] == "ggml-demo"
+    assert done["logs"][0]["message"] == "started"
+    result = f"/v1/jobs/{job['id']}/result"
+    at_once = client.post(
+        "/v1/audio/transcriptions", files={"file": ("a.wav", TWO)}, data={"response_format": "srt"}
+    )
+    assert client.get(result).text == at_once.text
+    assert client.get(result, params={"response_format": "text"}).text.strip() == TEXT
+    whole = client.get(result, params={"response_format": "verbose_json"}).json()
+    assert len(whole["segments"]) == 2
+    assert client.get(result, params={"response_format": "nonsense"}).status_code == 400
+
+
+def test_a_preference_makes_a_job(client: httpx.Client) -> None:
+    answer = client.post(
+        "/v1/audio/translations",
+        files={"file": ("a.wav", TWO)},
+        headers={"Prefer": "wait=10, respond-async", "X-Request-ID": "the-proxy-says-so"},
+    )
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "respond-async"
+    job = ended(client, answer.json())
+    assert (job["task"], job["status"]) == ("translate", "succeeded")
+
+
+def test_a_request_id_of_a_proxy_makes_no_job(client: httpx.Client) -> None:
+    answer = client.post(
+        "/v1/audio/transcriptions", files={"file": ("a.wav", TWO)}, headers={"X-Request-ID": "twice"}
+    )
+    assert "x-job-id" not in answer.headers
+
+
+def test_a_key_is_done_once(client: httpx.Client) -> None:
+    def ask(**fields: str) -> httpx.Response:
+        return client.post(
+            "/v1/audio/transcriptions",
+            files={"file": ("a.wav", TWO)},
+            data=fields,
+            headers={"Idempotency-Key": "one"},
+        )
+
+    first, second, other = ask(), ask(), ask(language="en")
+    assert first.json()["text"] == second.json()["text"] == TEXT
+    assert first.headers["x-job-id"] == second.headers["x-job-id"]
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    (listed,) = client.get("/v1/jobs", params={"idempotency_key": "one"}).json()["data"]
+    assert listed["id"] == first.headers["x-job-id"]
+
+
+def test_what_a_broken_line_interrupted_is_had_again(client: httpx.Client, server: Server) -> None:
+    """The client hangs up right after its upload; the job goes on, and the same request gets its result."""
+    body = client.build_request(
+        "POST",
+        "/v1/audio/transcriptions",
+        files={"file": ("a.wav", TWO)},
+        headers={"Idempotency-Key": "broken"},
+    )
+    head = f"POST {body.url.path} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in body.headers.items())
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as line:
+        line.sendall(head.encode() + b"\r\n" + body.read())
+        until(lambda: client.get("/v1/jobs", params={"idempotency_key": "broken"}).json()["data"])
+    (job,) = client.get("/v1/jobs", params={"idempotency_key": "broken"}).json()["data"]
+    assert ended(client, job)["status"] == "succeeded"
+    again = client.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("a.wav", TWO)},
+        headers={"Idempotency-Key": "broken"},
+    )
+    assert (again.json()["text"], again.headers["x-job-id"]) == (TEXT, job["id"])
+
+
+def test_a_stream_with_a_key_is_a_job_too(client: httpx.Client) -> None:
+    events = client.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("a.wav", TWO)},
+        data={"stream": "true"},
+        headers={"Idempotency-Key": "streamed"},
+    )
+    assert TEXT in events.text
+    assert events.text.rstrip().endswith("data: [DONE]")
+    assert client.get(f"/v1/jobs/{events.headers['x-job-id']}").json()["status"] == "succeeded"
+
+
+def follow(client: httpx.Client, job: dict[str, Any], after: str = "", most: int = 99) -> list[Any]:
+    """The job's numbered events above `after`."""
+    headers = {"Last-Event-ID": after} if after else {}
+    found = []
+    with httpx_sse.connect_sse(client, "GET", f"/v1/jobs/{job['id']}/events", headers=headers) as source:
+        for event in source.iter_sse():
+            assert event.event != "error", event.data
+            if event.id and event.event != "progress":
+                found.append((event.id, event.event, event.json()))
+            if len(found) == most or event.event == "done":
+                return found
+    return found
+
+
+def test_a_broken_event_stream_goes_on_where_it_was(client: httpx.Client) -> None:
+    job = submit(client, wav(talk(SENTENCES[:6])))
+    head = follow(client, job, most=3)
+    assert [name for _, name, _ in head] == ["started", "segment", "segment"]
+    rest = follow(client, job, after=head[-1][0])
+    whole = follow(client, job)
+    assert head + rest == whole
+    assert whole[-1][1] == "done"
+    assert whole[-1][2]["text"] == " ".join(SENTENCES[:6])
+
+
+def test_a_failed_job_says_why(client: httpx.Client) -> None:
+    job = ended(client, submit(client, b"no media at all" * 100))
+    assert (job["status"], job["error"]["type"]) == ("failed", "NotMedia")
+    result = client.get(f"/v1/jobs/{job['id']}/result")
+    assert (result.status_code, result.json()["error"]["code"]) == (400, "invalid_media")
+    assert job["logs"][-1]["level"] == "ERROR"
+
+
+def test_cancelling_frees_the_line_and_removes_the_media(client: httpx.Client, server: Server) -> None:
+    film = wav(talk(SENTENCES * 40))
+    jobs = [submit(client, film) for _ in range(8)]
+    running, waiting = jobs[0], jobs[-1]
+    until(lambda: client.get(f"/v1/jobs/{running['id']}").json()["progress"])
+    place = client.get(f"/v1/jobs/{waiting['id']}").json()
+    assert place["status"] == "queued"
+    assert place["position"] >= 1
+    assert client.get(f"/v1/jobs/{waiting['id']}/result").status_code == 202
+    states = {client.delete(f"/v1/jobs/{job['id']}").json()["status"] for job in jobs}
+    assert states == {"cancelled"}
+    result = client.get(f"/v1/jobs/{running['id']}/result")
+    assert (result.status_code, result.json()["error"]["code"]) == (410, "job_cancelled")
+    until(lambda: not [*(server.data / "jobs" / "blobs").glob("??/*")])
+    assert client.delete(f"/v1/jobs/{running['id']}").json()["deleted"]
+    assert client.get(f"/v1/jobs/{running['id']}").json()["error"]["code"] == "job_not_found"
+
+
+def test_a_request_does_not_wait_for_the_line_of_jobs(client: httpx.Client) -> None:
+    jobs = [submit(client, wav(talk(SENTENCES * 10))) for _ in range(6)]
+    answer = client.post("/v1/audio/transcriptions", files={"file": ("a.wav", TWO)})
+    assert answer.json()["text"] == TEXT
+    waiting = [client.delete(f"/v1/jobs/{job['id']}").json()["status"] for job in jobs]
+    assert "cancelled" in waiting
+
+
+def test_jobs_are_listed_page_by_page(client: httpx.Client) -> None:
+    jobs = [ended(client, submit(client)) for _ in range(3)]
+    first = client.get("/v1/jobs", params={"limit": 2, "status": "succeeded"}).json()
+    assert [job["id"] for job in first["data"]] == [jobs[2]["id"], jobs[1]["id"]]
+    assert first["has_more"]
+    following = client.get("/v1/jobs", params={"limit": 2, "after": jobs[1]["id"]}).json()
+    assert following["data"][0]["id"] == jobs[0]["id"]
+    for bad in ({"limit": "0"}, {"status": "lost"}):
+        assert client.get("/v1/jobs", params=bad).status_code == 400
+
+
+# Media by address -------------------------------------------------------------------------------------
+
+
+class Far(BaseHTTPRequestHandler):
+    """Somebody else's web server."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+        elif self.path == "/round":
+            self.send_response(302)
+            self.send_header("Location", "/round")
+            self.end_headers()
+        elif self.path == "/speech.wav":
+            self.send_response(200)
+            self.end_headers()
+            for at in range(0, len(TWO), 20_000):
+                self.wfile.write(TWO[at : at + 20_000])
+                time.sleep(0.05)
+        else:
+            self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[int]:
+    """Its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Far) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield web.server_port
+        web.shutdown()
+
+
+def test_media_comes_from_an_address(client: httpx.Client, far: int) -> None:
+    address = f"http://localhost:{far}/to/http://localhost:{far}/speech.wav"
+    answer = client.post("/v1/audio/transcriptions", files={"url": (None, address)})
+    assert answer.json()["text"] == TEXT
+    job = client.post("/v1/audio/transcriptions?async=true", files={"url": (None, address)}).json()
+    assert ended(client, job)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("http://127.0.0.1:{}/speech.wav", "private address"),
+        ("http://2130706433:{}/speech.wav", "private address"),
+        ("http://[::ffff:127.0.0.1]:{}/speech.wav", "private address"),
+        ("http://localhost:{0}/to/http://127.0.0.1:{0}/speech.wav", "private address"),
+        ("http://localhost:{}/to/file:///etc/passwd", "begins with http"),
+        ("http://169.254.169.254/latest/meta-data", "private address"),
+        ("http://localhost:{}/round", "more than 5 times"),
+        ("http://localhost:{}/nothing", "answers 404"),
+        ("http://no-such-host.invalid/a.wav", "not known"),
+        ("http://me:secret@localhost:{}/speech.wav", "name or password"),
+        ("file:///etc/passwd", "begins with http"),
+        ("http://localhost:1/", "cannot be fetched"),
+    ],
+)
+def test_addresses_that_are_not_fetched(client: httpx.Client, far: int, address: str, reason: str) -> None:
+    answer = client.post("/v1/audio/transcriptions", files={"url": (None, address.format(far))})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "bad_url"
+    assert reason in answer.json()["error"]["message"]
+
+
+def test_a_file_or_an_address_but_not_both(client: httpx.Client) -> None:
+    answer = client.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("a.wav", TWO)},
+        data={"url": "https://example.com/a.wav"},
+    )
+    assert answer.json()["error"]["param"] == "url"
+
+
+# Deaths -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_acknowledged_is_done_after_a_kill(tmp_path: Path) -> None:
+    """Killed in the middle of a window, with others in line; everything is there after the next start."""
+    with serving(tmp_path) as server, server.client() as client:
+        jobs = [submit(client, wav(talk(SENTENCES * 4)))] + [submit(client) for _ in range(5)]
+        seen = follow(client, jobs[0], most=3)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    with serving(tmp_path) as server, server.client() as client:
+        done = [ended(client, job) for job in jobs]
+        assert [job["status"] for job in done] == ["succeeded"] * 6
+        rest = follow(client, jobs[0], after=seen[-1][0])
+        assert rest[-1][2]["text"] == " ".join(SENTENCES * 4)
+        assert [int(number) for number, _, _ in seen + rest] == list(range(1, len(seen + rest) + 1))
+        for job in jobs[1:]:
+            assert client.get(f"/v1/jobs/{job['id']}/result").json()["text"] == TEXT
+        log = json.dumps(done[0]["logs"])
+        assert "after a restart" in log or done[0]["attempts"] == 1
+
+
+def test_a_server_that_is_not_told_to_keep_jobs_makes_no_store(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, server.client() as client:
+        assert client.get("/v1/jobs").json() == {"object": "list", "data": [], "has_more": False}
+        assert client.get("/v1/jobs/none").status_code == 404
+        assert not (tmp_path / "jobs").exists()
+
+
+def test_nothing_private_is_kept(tmp_path: Path) -> None:
+    with serving(tmp_path, environment={"WHISPERD_PRIVATE": "true"}) as server, server.client() as client:
+        job = ended(client, submit(client))
+        result = f"/v1/jobs/{job['id']}/result"
+        assert client.get(result).json()["text"] == TEXT
+        assert client.get(result).status_code == 404
+        assert not [*(tmp_path / "jobs" / "results").iterdir()]
+        assert not [*(tmp_path / "jobs" / "blobs").glob("??/*")]
+        assert SENTENCES[0].encode() not in (tmp_path / "jobs" / "jobs.sqlite").read_bytes()
+
+
+def test_old_and_large_results_go(tmp_path: Path) -> None:
+    settings = {"WHISPERD_JOBS_SIZE": "12KB"}
+    with serving(tmp_path, environment=settings) as server, server.client() as client:
+        jobs = [ended(client, submit(client)) for _ in range(4)]
+    with serving(tmp_path, environment=settings) as server, server.client() as client:
+        until(lambda: len(client.get("/v1/jobs").json()["data"]) == 2)
+        left = [job["id"] for job in client.get("/v1/jobs").json()["data"]]
+        assert left == [jobs[3]["id"], jobs[2]["id"]]
+        assert len([*(tmp_path / "jobs" / "results").iterdir()]) == 2
+
+
+def test_a_key_sees_its_own_jobs(tmp_path: Path) -> None:
+    keys = {name: f"a-secret-of-{name}-alone" for name in ("anna", "bob", "root")}
+    lines = ",".join(f"{name}={'admin:' * (name == 'root')}{key}" for name, key in keys.items())
+    with serving(tmp_path, environment={"WHISPERD_KEYS": lines}) as server, server.client() as client:
+
+        def seen(name: str, path: str) -> httpx.Response:
+            return client.get(path, headers={"Authorization": f"Bearer {keys[name]}"})
+
+        job = client.post(
+            "/v1/audio/transcriptions?async=true",
+            files={"file": ("a.wav", TWO)},
+            headers={"Authorization": f"Bearer {keys['anna']}"},
+        ).json()["id"]
+        assert {name: len(seen(name, "/v1/jobs").json()["data"]) for name in keys} == {
+            "anna": 1,
+            "bob": 0,
+            "root": 1,
+        }
+        for path in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/result", f"/v1/jobs/{job}/events"):
+            assert seen("bob", path).json()["error"]["code"] == "job_not_found"
+        assert seen("root", f"/v1/jobs/{job}").json()["id"] == job
+        assert client.get("/v1/jobs").status_code == 401
+
+
+def test_silence_is_a_result(client: httpx.Client) -> None:
+    job = ended(client, submit(client, wav(silence(2))))
+    assert client.get(f"/v1/jobs/{job['id']}/result").json()["text"] == ""
