@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import measure, report, sound
+from bench import managed, measure, report, sound
 
 out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
@@ -22,6 +23,8 @@ def main(
     write: Annotated[Path | None, typer.Option(help="Page whose table is replaced.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 5,
     requests: Annotated[int, typer.Option(min=1, help="Requests with the short clip.")] = 40,
+    only: Annotated[list[str] | None, typer.Option(help="Parts to measure; a page keeps its others.")] = None,
+    cycles: Annotated[int, typer.Option(min=1, help="Times that a model is loaded and unloaded.")] = 50,
     hours: Annotated[float, typer.Option(min=0.1, help="Length of the long recording.")] = 10.0,
     sentences: Annotated[int, typer.Option(min=1, max=10, help="Sentences a minute in it.")] = 4,
 ) -> None:
@@ -33,13 +36,18 @@ def main(
     about = report.machine()
     lengths, rounds = ((60,), 1) if quick else ((60, 600), rounds)
     with TemporaryDirectory(prefix="whisperd-bench-") as folder:
-        parts = list(_parts(Path(folder), lengths, rounds, requests))
+        ways = _parts(Path(folder), lengths, rounds, requests, cycles)
         if long:
-            parts.append(_memory(Path(folder), hours, sentences))
+            ways["memory"] = lambda: _memory(Path(folder), hours, sentences)
+        if unknown := sorted({*(only or ())} - {*ways}):
+            raise typer.BadParameter(
+                f"{', '.join(unknown)}: parts are {', '.join(ways)}", param_hint="--only"
+            )
+        parts = [measured() for name, measured in ways.items() if name in (only or ways)]
     out.print(*(f"{name}: {value}" for name, value in about.items()), sep="\n", highlight=False)
     out.print(report.table(parts))
     if write:
-        report.write(write, parts, about)
+        report.write(write, parts, about, whole=not only)
 
 
 def _forget_settings() -> None:
@@ -48,13 +56,25 @@ def _forget_settings() -> None:
         del os.environ[name]
 
 
-def _parts(folder: Path, lengths: tuple[int, ...], rounds: int, requests: int) -> Iterator[report.Part]:
-    _tell("speaking")
-    recordings = [sound.monologue(folder, length) for length in lengths]
-    yield measure.speed(recordings, rounds, _tell)
-    yield measure.first_segment(recordings[-1], rounds, _tell)
-    yield measure.latency(sound.clip(folder), requests, _tell)
-    yield measure.neighbour(recordings[0], rounds, _tell)
+def _parts(
+    folder: Path, lengths: tuple[int, ...], rounds: int, requests: int, cycles: int
+) -> dict[str, Callable[[], report.Part]]:
+    """What can be measured, by the names that `--only` takes."""
+
+    @cache
+    def recording(seconds: int) -> sound.Recording:
+        _tell("speaking")
+        return sound.monologue(folder, seconds)
+
+    return {
+        "speed": lambda: measure.speed([recording(length) for length in lengths], rounds, _tell),
+        "first": lambda: measure.first_segment(recording(lengths[-1]), rounds, _tell),
+        "latency": lambda: measure.latency(sound.clip(folder), requests, _tell),
+        "neighbour": lambda: measure.neighbour(recording(lengths[0]), rounds, _tell),
+        "download": lambda: managed.download(folder, rounds, _tell),
+        "cold": lambda: managed.cold(recording(lengths[0]), rounds, _tell),
+        "cycles": lambda: managed.cycles(sound.clip(folder), cycles, _tell),
+    }
 
 
 def _memory(folder: Path, hours: float, sentences: int) -> report.Part:

@@ -179,16 +179,16 @@ def _load_all_workers(client: httpx.Client, server: Server) -> None:
 
 def _memory_during(server: Server, work: Callable[[], object]) -> list[float]:
     """Megabytes, looked at again and again until the work is done."""
-    sizes = [_megabytes(server)]
+    sizes = [megabytes(server)]
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not wait({working}, timeout=_SAMPLING).done:
-            sizes.append(_megabytes(server))
+            sizes.append(megabytes(server))
         working.result()
     return sizes
 
 
-def _megabytes(server: Server) -> float:
+def megabytes(server: Server) -> float:
     """Proportional memory (PSS) of the server and all its children."""
     return sum(map(_proportional, (psutil.Process(server.process.pid), *server.children()))) / _MEGABYTE
 

@@ -110,12 +110,20 @@ def markdown(parts: Sequence[Part], about: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, parts: Sequence[Part], about: dict[str, str]) -> None:
-    """Put the table between the page's marks, and the raw figures into a JSON file beside it."""
+def write(page: Path, parts: Sequence[Part], about: dict[str, str], *, whole: bool = True) -> None:
+    """Put the table between the page's marks, and the raw figures into a JSON file beside it.
+
+    If they are not the `whole` of it, parts of other names stay, and so does what their run was measured on.
+    """
+    raw = page.with_suffix(".json")
+    if not whole and raw.exists():
+        about, kept = _read(raw)
+        fresh = {part.title for part in parts}
+        parts = [*(part for part in kept if part.title not in fresh), *parts]
     text = page.read_text("utf-8")
     begin, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
     page.write_text(f"{text[:begin]}\n\n{markdown(parts, about)}\n\n{text[end:]}", "utf-8")
-    page.with_suffix(".json").write_text(_raw(parts, about), "utf-8")
+    raw.write_text(_raw(parts, about), "utf-8")
 
 
 def _raw(parts: Sequence[Part], about: dict[str, str]) -> str:
@@ -123,6 +131,17 @@ def _raw(parts: Sequence[Part], about: dict[str, str]) -> str:
     rows = [{"part": part.title, **_rounded(row)} for part in parts for row in part.rows]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     return f'{{"machine": {json.dumps(about, ensure_ascii=False)},\n"rows": [\n{lines}\n]}}\n'
+
+
+def _read(raw: Path) -> tuple[dict[str, str], list[Part]]:
+    """What an earlier run has written."""
+    found = json.loads(raw.read_text("utf-8"))
+    rows: dict[str, list[Row]] = {}
+    for row in found["rows"]:
+        aim = Aim(**row.pop("aim")) if row["aim"] else None
+        row.pop("aim", None)
+        rows.setdefault(row.pop("part"), []).append(Row(**row | {"values": tuple(row["values"])}, aim=aim))
+    return found["machine"], [Part(title, tuple(each)) for title, each in rows.items()]
 
 
 def _rounded(row: Row) -> dict[str, object]:
