@@ -75,6 +75,7 @@ _DISCARD: Any = getattr(av.stream, "Discard", None)
 """PyAV 16 cannot discard in the demuxer; it then skips the other tracks' packets one step later."""
 
 _MOST_CHUNKS = 64
+_MOST_BLOCKS = 2**20
 _LARGEST = 2**37
 """Bytes beyond which a chunk's size of 64 bits is one that programs write before they know it."""
 _W64 = bytes.fromhex("72696666 2e91cf11 a5d628db 04c10000")
@@ -237,8 +238,9 @@ class Media:
         """What is known now that `blocks()` is exhausted; before that, a RuntimeError.
 
         A file that broke off has a warning if it says how long it is, as most do, or marks its end, as Ogg
-        does. It cannot be told from a whole one in formats that do neither: MPEG-TS and MPEG-PS, ADTS, AC-3,
-        AMR, MP3 without a Xing header, live Matroska and FLV, and whatever states no size (W64 and CAF too).
+        and VOC do. It cannot be told from a whole one in formats that do neither: MPEG-TS and MPEG-PS, ADTS,
+        AC-3, AMR, MP3 without a Xing header, live Matroska and FLV, and whatever states no size (W64 and CAF
+        too).
         """
         if self._end is None:
             raise RuntimeError("the media has not been read to its end")
@@ -287,8 +289,9 @@ class Media:
 
     def _fault(self) -> str | None:
         """What the file's end lacks, in formats that mark it."""
-        is_ogg = self._container.format.name == "ogg"
-        return self._source.ogg_fault() if is_ogg and not self._broken else None
+        faults = {"ogg": self._source.ogg_fault, "voc": self._source.voc_fault}
+        fault = faults.get(self._container.format.name)
+        return fault() if fault and not self._broken else None
 
     def _is_short(self, at: float) -> bool:
         return self._declared is not None and self._declared - at > max(1.0, 0.02 * self._declared)
@@ -413,6 +416,23 @@ class _Source:
             return "its last page is incomplete"
         return None if page[5] & _OGG_LAST else "its last page is missing"
 
+    def voc_fault(self) -> str | None:
+        """What a Creative Voice that has been read to its end lacks there; None if it is whole.
+
+        It is a chain of blocks, each with its type and its size, to one of type 0.
+        """
+        place = int.from_bytes(self._at(20, 2), "little")
+        for _ in range(_MOST_BLOCKS):
+            block = self._at(place, 4)
+            if not block:
+                return "its last block is missing"
+            if not block[0]:
+                return None
+            place += 4 + int.from_bytes(block[1:], "little")
+            if len(block) < 4 or not self._at(place - 1, 1):
+                return "its last block is incomplete"
+        return None
+
     def _at(self, place: int, size: int) -> bytes:
         self._file.seek(place)
         found = b""
@@ -442,6 +462,10 @@ def _open(source: _Source) -> InputContainer:
     except av.FFmpegError as error:
         if _QUICKTIME.match(source.head):
             raise NotMedia("the MP4's index (moov) is missing or broken: was the upload cut off?") from error
+        if source.head.startswith(b"OggS"):
+            raise NotMedia(
+                "the Ogg is damaged or breaks off before its first sound: was the upload cut off?"
+            ) from error
         if source.head.startswith(b"caff"):
             raise NotMedia(
                 "the CAF is damaged or its packet table is missing: was the upload cut off?"

@@ -645,8 +645,12 @@ ENDED = [
     ("w64", "pcm_s16le", "mono"),
     ("caf", "pcm_s16le", "mono"),
     ("caf", "pcm_mulaw", "stereo"),
+    ("voc", "pcm_s16le", "mono"),
 ]
 """Formats whose end FFmpeg doesn't know."""
+
+MARKED = ("ogg", "voc")
+"""Those of them that say where they end, and not how long they are."""
 
 
 @pytest.mark.parametrize(("format", "codec", "layout"), ENDED)
@@ -660,12 +664,12 @@ def test_no_silent_half(format: str, codec: str, layout: str) -> None:
         assert pitch(sound.pcm) == pytest.approx(440, abs=2)
         assert re.fullmatch(
             rf"the media breaks off at {sound.end.duration:.1f} s"
-            + (r": its last page is (missing|incomplete)" if format == "ogg" else r" of 30\.0 s"),
+            + (r": its last (page|block) is (missing|incomplete)" if format in MARKED else r" of 30\.0 s"),
             sound.end.warnings[0],
         )
 
 
-@pytest.mark.parametrize(("format", "codec", "layout"), [case for case in ENDED if case[0] != "ogg"])
+@pytest.mark.parametrize(("format", "codec", "layout"), [case for case in ENDED if case[0] not in MARKED])
 def test_sizes_in_64_bits_tell_how_long_it_is(format: str, codec: str, layout: str) -> None:
     data = encode(tone(), format, codec, layout=layout)
     assert decode(data).info.duration == pytest.approx(2)
@@ -701,6 +705,25 @@ def test_the_sample_that_comes_along_is_whole() -> None:
     assert decode(data).end.warnings == ()
     assert decode(data[: len(data) * 6 // 10]).end.warnings == (
         "the media breaks off at 2.0 s: its last page is incomplete",
+    )
+
+
+@pytest.mark.parametrize("codec", ["libopus", "vorbis", "flac"])
+def test_an_ogg_that_ends_in_its_first_sound(codec: str) -> None:
+    data = encode(tone(seconds=10), "ogg", codec, layout="stereo")
+    pages = [page.start() for page in re.finditer(rb"OggS\0", data)]
+    for end in (pages[1] + 5, pages[2] + 28, (pages[2] + pages[3]) // 2):
+        refused(data[:end], NotMedia, "breaks off before its first sound: was the upload cut off")
+
+
+@pytest.mark.parametrize("rest", [b"", b"\1", b"\2\xff\xff", b"\2\xff\xff\xff"])
+def test_a_voc_that_ends_between_its_blocks(rest: bytes) -> None:
+    data = encode(tone(rate=11_025), "voc", "pcm_u8", 11_025)
+    assert data.endswith(b"\0")
+    assert decode(data).end.warnings == ()
+    fault = "incomplete" if rest else "missing"
+    assert decode(data[:-1] + rest).end.warnings == (
+        f"the media breaks off at 2.0 s: its last block is {fault}",
     )
 
 

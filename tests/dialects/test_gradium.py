@@ -340,7 +340,7 @@ def test_requests_that_are_wrong(
     [
         (b"", "the file is empty"),
         (b"this is no sound" * 100, "the file is not of an audio"),
-        (OGG[:40], "the file is not of an audio"),
+        (OGG[:40], "the Ogg is damaged or breaks off before its first sound"),
     ],
 )
 def test_bodies_that_are_no_sound(client: httpx.Client, media: bytes, message: str) -> None:
