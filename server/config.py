@@ -5,6 +5,7 @@ An unknown key stops start-up and names the nearest one, in each of the three.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,9 @@ ENVIRONMENT = "WHISPERD_"
 API_KEY = ENVIRONMENT + "API_KEY"
 """A key itself, for a server a further one of scope admin, for a client the one that it sends."""
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 
 
 class ConfigError(Exception):
@@ -36,9 +39,9 @@ class ConfigError(Exception):
 
 
 def seconds(value: object) -> object:
-    """A duration as people write it: 30, "30s", "5m", "12h" -> seconds."""
-    if isinstance(value, str) and value[-1:] in _UNITS:
-        return float(value[:-1]) * _UNITS[value[-1]]
+    """A duration as people and Go write it: 30, "30s", "500ms", "5m", "1h30m0s" -> seconds."""
+    if isinstance(value, str) and _DURATION.fullmatch(value):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([a-z]+)", value))
     return value
 
 

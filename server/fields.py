@@ -5,6 +5,7 @@ A bad field refuses at once, before the rest of a large file has come. Files go 
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _JSON = b"application/json"
 _SMALL = 1 << 16
 """Bytes of a body that has no file in it."""
 
+_NESTED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<key>[^\[\]]*)\]")
+
 _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 """What Go's ParseBool takes, any case."""
 
@@ -45,6 +48,8 @@ class _Part:
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     name: str = ""
+    key: str = ""
+    """Of an object's field, which is sent as name[key]."""
     is_file: bool = False
     is_unknown: bool = False
     """Something that we have no use for, a file under another name, say: it is dropped as it comes."""
@@ -165,7 +170,7 @@ class Form(Generic[Asked]):
     def _start(self) -> None:
         _, options = parse_options_header(self._part.headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("utf-8", "replace")
-        self._part.name = name.removesuffix("[]")
+        self._part.name, self._part.key = _place(name)
         self._part.is_file = name == self._file_field and b"filename" in options
         self._part.is_unknown = not self._part.is_file and self._part.name not in self._known
         if self._part.is_file:
@@ -187,13 +192,22 @@ class Form(Generic[Asked]):
         if part.name == self._file_field:
             raise BadField(f"{part.name}: must be a file with a filename, not a text field", part.name)
         many = isinstance(getattr(self._asked, part.name), tuple)
-        self._once(part.name, part.name in self._seen and not many)
-        self._seen.add(part.name)
+        place = f"{part.name}[{part.key}]" if part.key else part.name
+        self._once(place, place in self._seen and not many)
+        self._seen.add(place)
         value = part.data.decode("utf-8", "replace")
         if not value:
             return  # an empty field of a web form
-        put(self._asked, part.name, (*getattr(self._asked, part.name), value) if many else value)
+        put(self._asked, part.name, self._value(value, many))
         self._check(self._asked)
+
+    def _value(self, value: str, many: bool) -> Any:
+        """The field's value with this part of it."""
+        before = getattr(self._asked, self._part.name)
+        if self._part.key:
+            known = before.model_dump(exclude_unset=True) if isinstance(before, BaseModel) else {}
+            return known | {self._part.key: value}
+        return (*before, value) if many else value
 
     def _once(self, name: str, seen: bool) -> None:
         if seen:
@@ -201,6 +215,15 @@ class Form(Generic[Asked]):
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The field that a part's name means, and the key in it: name, name[], name[0] and name[key] are met."""
+    found = _NESTED.fullmatch(name)
+    if found is None:
+        return name, ""
+    key = found["key"]
+    return found["name"], "" if key.isdecimal() else key
 
 
 def query_flag(request: Request, name: str) -> bool | None:
@@ -324,7 +347,9 @@ def put(asked: BaseModel, name: str, value: Any) -> None:
     try:
         setattr(asked, name, value)
     except ValidationError as error:
-        raise BadField(f"{name}: {_reason(error)}", name) from error
+        # Within an object: the field, the type among those it may have, the key.
+        key = next((f"[{place}]" for place in error.errors()[0]["loc"][2:] if isinstance(place, str)), "")
+        raise BadField(f"{name}{key}: {_reason(error)}", name) from error
 
 
 async def paced(chunks: AsyncIterator[bytes], grace: float, rate: float) -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from server import guards, segments
+from server import guards, prompts, segments
 from server.errors import BadField, BadRequest, UnsupportedLanguage
 from server.memory import Memory
 from server.models import Models
@@ -63,12 +63,14 @@ def check(model: ModelInfo, listen: Listen) -> None:
         raise BadField(f"the model {model.id} knows English only and cannot translate", "model")
     if listen.task == "translate" and "translate" not in model.capabilities:
         raise BadField(f"the model {model.id} cannot translate: it was trained without translations", "model")
-    if listen.language and listen.language not in model.languages:
-        raise UnsupportedLanguage(
-            f'the model {model.id} does not know the language "{listen.language}"; it knows '
-            + ", ".join(model.languages),
-            "language",
-        )
+    given = {"language": (listen.language,) if listen.language else (), "languages": listen.languages}
+    for field, codes in given.items():
+        if unknown := [code for code in codes if code not in model.languages]:
+            raise UnsupportedLanguage(
+                f'the model {model.id} does not know the language "{unknown[0]}"; it knows '
+                + ", ".join(model.languages),
+                field,
+            )
 
 
 def choose(models: Models, listen: Listen) -> ModelInfo:
@@ -164,6 +166,7 @@ class _Hearing:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._vote = Vote()
         self._stitcher = Stitcher()
+        self._prompt, self._warnings = prompts.prompt(listen)
         self._segments: list[Segment] = []
         self._guards: list[Guard] = []
 
@@ -300,7 +303,7 @@ class _Hearing:
             task=self._listen.task,
             language=language,
             languages=self._listen.languages,
-            prompt=self._listen.prompt,
+            prompt=self._prompt,
             temperature=self._listen.temperature,
             words=True,
             logprobs=self._listen.logprobs,
@@ -345,7 +348,7 @@ class _Hearing:
 
     def _transcript(self, end: MediaEnd) -> Transcript:
         notice = (self._model.notice,) if self._model.notice else ()
-        for level, said in ((logging.WARNING, end.warnings), (logging.INFO, notice)):
+        for level, said in ((logging.WARNING, end.warnings), (logging.INFO, self._warnings + notice)):
             for warning in said:
                 log.log(level, "%s: %s", self._model.id, warning)
         return Transcript(
@@ -354,7 +357,7 @@ class _Hearing:
             duration=end.duration,
             segments=tuple(self._segments),
             model=self._model.id,
-            warnings=end.warnings + notice,
+            warnings=end.warnings + self._warnings + notice,
             guards=tuple(self._guards),
             languages=self._vote.probabilities,
         )

@@ -97,7 +97,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How a client wants speech to be told from silence; None: as this server does by itself."""
+    """How a client wants sound to be cut into windows; None: as this server does by itself."""
 
     threshold: float | None = None
     """Probability of voice from which a frame is speech, 0 to 1."""
@@ -105,6 +105,8 @@ class Activity:
     """Seconds of sound kept before speech."""
     silence: float | None = None
     """Seconds of silence that end a window."""
+    longest: float | None = None
+    """Seconds a window never exceeds, however long the model likes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class Listen:
     """ISO-639-1 codes among which it is detected; empty: among all that the model knows."""
     prompt: str = ""
     """Text that precedes every window: spelling, names, style."""
+    keywords: tuple[str, ...] = ()
+    """Words and phrases to expect; they precede the prompt."""
     temperature: float = 0.0
     """0 to 1; 0 is greedy with fallback."""
     words: bool = False
@@ -156,10 +160,13 @@ class WindowShape:
     """Seconds of silence that end a span of speech."""
 
     def heard_by(self, activity: Activity) -> "WindowShape":
-        """The same with what a client wants of the telling of speech from silence."""
+        """The same with what a client wants."""
         silence = self.gap if activity.silence is None else activity.silence
+        longest = self.longest if activity.longest is None else min(activity.longest, self.longest)
         return replace(
             self,
+            target=min(self.target, longest),
+            longest=longest,
             gap=silence,
             pause=min(self.pause, silence),
             threshold=self.threshold if activity.threshold is None else activity.threshold,
@@ -421,6 +428,12 @@ class Style:
     """Characters a second: a cue stands longer than it is spoken, where the next one leaves it the time."""
     first_number: int = 1
     """Number of the first cue, where cues are numbered."""
+    logprobs: bool = False
+    """Probabilities of tokens, in formats of JSON."""
+    languages: bool = False
+    """The languages that were heard, in json."""
+    count_tokens: bool = False
+    """Usage counted in tokens instead of seconds, in json."""
     name: str = "audio"
     """The media's name, in formats that have a place for it."""
 

@@ -92,6 +92,7 @@ _STATUS: dict[type[errors.SpeechError], int] = {
 }
 
 _CODES: dict[type[errors.SpeechError], str] = {
+    errors.BadField: "invalid_value",
     errors.ModelNotFound: "model_not_found",
     errors.NoKey: "invalid_api_key",
     errors.NoScope: "insufficient_permissions",
@@ -225,7 +226,7 @@ def problem(error: errors.SpeechError) -> dict[str, object]:
     return body(
         status(error),
         str(error),
-        param=getattr(error, "field", None),
+        param="file" if isinstance(error, errors.BadMedia) else getattr(error, "field", None),
         code=next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None),
         missing=isinstance(error, errors.MissingField),
     )

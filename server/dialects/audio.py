@@ -4,12 +4,13 @@ The query `?stream=` asks for go-whisper's events, the form field `stream` for O
 format is chosen by `response_format` alone, never by Accept, which real clients fill with anything.
 """
 
-import math
-from collections.abc import AsyncIterator, Mapping
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -18,9 +19,12 @@ from starlette.routing import Route
 
 from server import config, deferred, errors, fields, formats, languages, sse, transcribe
 from server.dialects import document, notice, problem, services, v1
+from server.formats import json as json_format
+from server.formats import verbose_json
 from server.services import Services
 from server.spool import spooled
 from server.types import (
+    Activity,
     Done,
     Event,
     JobRequest,
@@ -34,8 +38,25 @@ from server.types import (
     Waiting,
 )
 
+_SHORTEST = 5.0
+"""Seconds of go-whisper's `segment_size`: less counts as this, as in its own server."""
+
+_TELLS_LANGUAGES = "gpt-transcribe"
+"""The model of OpenAI's whose json has the languages that were heard."""
+
+_COUNTS_TOKENS = "gpt-"
+"""How the names of OpenAI's models begin whose usage is told in tokens."""
+
+_GO = "multipart/form-data"
+"""What go-whisper's client sends as `Accept`, and nobody else. No other Accept says what is wanted."""
+
 
 def _format(value: object) -> object:
+    if value == "diarized_json":
+        raise ValueError(
+            "diarized_json tells who speaks, and this server cannot tell speakers apart; verbose_json has "
+            "the segments without their speakers"
+        )
     if value not in formats.names():
         raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(formats.names()))
     if formats.needs_speakers(str(value)):
@@ -43,21 +64,70 @@ def _format(value: object) -> object:
     return value
 
 
-class Asked(BaseModel):
-    """The form's fields; others are ignored, as OpenAI's clients send more than Whisper can use."""
+def _code(value: object) -> str:
+    if code := languages.code(str(value)):
+        return code
+    raise ValueError(f'"{str(value)[:40]}" is not a language; leave the field out to have it detected')
 
-    model_config = ConfigDict(validate_assignment=True)
+
+def _strategy(value: object) -> object:
+    """An object may come as JSON, or key by key: chunking_strategy[threshold]."""
+    if isinstance(value, str) and value.startswith("{"):
+        return json.loads(value)
+    if value == "auto" or not isinstance(value, str):
+        return value
+    raise ValueError(f'"{value[:40]}" is neither "auto" nor an object of type "server_vad"')
+
+
+class ServerVad(BaseModel):
+    """How speech is told from silence; what is left out is as the server does by itself."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float | None = Field(None, ge=0, le=1)
+    """Probability of voice from which sound is speech."""
+    prefix_padding_ms: int | None = Field(None, ge=0, le=3000)
+    """Sound kept before speech."""
+    silence_duration_ms: int | None = Field(None, ge=20, le=10_000)
+    """Silence that ends a chunk."""
+
+
+class Asked(BaseModel):
+    """The form's fields; others are ignored."""
+
+    model_config = ConfigDict(validate_assignment=True, use_attribute_docstrings=True)
 
     model: str = ""
+    """An id of /v1/models, or a name such as whisper-1 for the best installed one."""
     language: fields.Language = None
+    """Language of the speech; absent, "auto" or "multi": detected."""
+    languages: tuple[Annotated[str, BeforeValidator(_code)], ...] = ()
+    """Languages among which it is detected; `language` wins."""
     response_format: Annotated[str, BeforeValidator(_format)] = "json"
+    """How the transcript is written."""
     prompt: str = ""
+    """Text that precedes the sound: names, spelling, style."""
+    keywords: tuple[str, ...] = ()
+    """Words and phrases to expect."""
     temperature: float = Field(0.0, ge=0.0, le=1.0)
+    """Of sampling; 0 is greedy, and raised by itself where the result is poor."""
     timestamp_granularities: tuple[Literal["segment", "word"], ...] = ()
+    """`word` adds the times of words to verbose_json."""
+    include: tuple[Literal["logprobs"], ...] = ()
+    """`logprobs` adds the probabilities of tokens to json, verbose_json and OpenAI's events."""
+    chunking_strategy: Annotated[ServerVad | Literal["auto"] | None, BeforeValidator(_strategy)] = None
+    """How the sound is cut: "auto", or an object of type server_vad."""
+    segment_size: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=0)
+    """go-whisper's: the longest stretch that is heard at once, as a duration of Go ("10s")."""
     stream: bool = False
+    """Whether OpenAI's events are wanted."""
     keep_alive: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=-1)
+    """How long the model stays loaded afterwards."""
     audio_track: str | None = None
+    """A track of a film: its number among the audio tracks, or its language."""
     url: str = ""
+    """Where the media is, instead of a file."""
     max_line_width: int | None = Field(None, ge=1)
     max_line_count: int | None = Field(None, ge=1)
     highlight_words: bool = False
@@ -76,6 +146,7 @@ class AskedToTranslate(Asked):
     """The fields of a translation."""
 
     target_language: Annotated[str, BeforeValidator(_english)] = "en"
+    """NVIDIA's: the language of the text; Whisper can English alone."""
 
 
 @v1
@@ -135,7 +206,9 @@ async def _answer(request: Request, task: Task) -> Response:
             stream = _stream(sse.resumed(first, events), asked, bool(events_wanted), model, headers)
             return sse.Held(stream, stack.pop_all())
         transcript = await transcribe.whole(events)
-        return _document(transcript, asked, headers)
+        if request.headers.get("accept") == _GO:
+            return document(_for_go(transcript), "application/json", headers)
+        return _document(transcript, asked, model, headers)
 
 
 def _model(serving: Services, listen: Listen) -> ModelInfo | None:
@@ -143,7 +216,7 @@ def _model(serving: Services, listen: Listen) -> ModelInfo | None:
     try:
         return serving.choose(listen)
     except errors.ModelNotFound as error:
-        if listen.model or listen.language:
+        if listen.model or listen.language or listen.languages:
             raise
         raise errors.BadRequest(f"Bad Request, need model or language; {error}", "model") from error
 
@@ -153,9 +226,13 @@ def _listen(asked: Asked, task: Task) -> Listen:
         model=asked.model,
         task=task,
         language=asked.language,
+        languages=() if asked.language else tuple(dict.fromkeys(asked.languages)),
         prompt=asked.prompt,
+        keywords=asked.keywords,
         temperature=asked.temperature,
         words=_style(asked).needs_words,
+        logprobs=_style(asked).logprobs,
+        activity=_activity(asked),
         keep_alive=asked.keep_alive,
         audio_track=asked.audio_track,
     )
@@ -166,8 +243,26 @@ def _job(asked: Asked, listen: Listen, model: ModelInfo | None) -> JobRequest:
     return JobRequest(listen, url=asked.url, response_format=asked.response_format, style=_style(asked))
 
 
+def _activity(asked: Asked) -> Activity | None:
+    vad = asked.chunking_strategy if isinstance(asked.chunking_strategy, ServerVad) else ServerVad()
+    activity = Activity(
+        threshold=vad.threshold,
+        padding=_seconds(vad.prefix_padding_ms),
+        silence=_seconds(vad.silence_duration_ms),
+        longest=max(asked.segment_size, _SHORTEST) if asked.segment_size else None,
+    )
+    return None if activity == Activity() else activity
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
 def _style(asked: Asked) -> Style:
     return Style(
+        logprobs="logprobs" in asked.include,
+        languages=asked.model == _TELLS_LANGUAGES or bool(asked.languages),
+        count_tokens=asked.model.startswith(_COUNTS_TOKENS),
         words="word" in asked.timestamp_granularities,
         highlight_words=asked.highlight_words,
         max_line_width=asked.max_line_width,
@@ -181,9 +276,39 @@ def _style(asked: Asked) -> Style:
 # Whole answers ----------------------------------------------------------------------------------------
 
 
-def _document(transcript: Transcript, asked: Asked, headers: Mapping[str, str]) -> Response:
+def _document(
+    transcript: Transcript, asked: Asked, model: ModelInfo | None, headers: Mapping[str, str]
+) -> Response:
     format = formats.find(asked.response_format)
+    if asked.response_format == "json" and model:
+        # The header says it; what else there is to say stands in the body.
+        others = tuple(warning for warning in transcript.warnings if warning != model.notice)
+        transcript = replace(transcript, warnings=others)
     return document(format.write(transcript, _style(asked)), format.MEDIA_TYPE, headers)
+
+
+def _for_go(transcript: Transcript) -> Iterator[str]:
+    """As go-whisper's client decodes it, whatever the format asked for: times are whole nanoseconds."""
+    head = {
+        "task": transcript.task,
+        "language": transcript.language,
+        "duration": _nanoseconds(transcript.duration),
+        "text": transcript.text,
+    }
+    yield msgspec.json.encode(head).decode()[:-1] + ',"segments":['
+    for segment in transcript.segments:
+        fields = {
+            "id": segment.id,
+            "start": _nanoseconds(segment.start),
+            "end": _nanoseconds(segment.end),
+            "text": segment.text,
+        }
+        yield "," * (segment.id > 0) + msgspec.json.encode(fields).decode()
+    yield "]}"
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
 
 
 # Streams ----------------------------------------------------------------------------------------------
@@ -247,26 +372,57 @@ def _summary(transcript: Transcript, asked: Asked) -> dict[str, object] | None:
 async def _openai(events: AsyncIterator[Event], asked: Asked, notice: str) -> AsyncIterator[ServerSentEvent]:
     """transcript.text.delta…, transcript.text.done, [DONE]; an error is data with the key `error`.
 
-    The deltas, joined, are the text of `done`.
+    The deltas, joined, are the text of `done`. In verbose_json a transcript.text.segment follows each delta.
     """
+    style = _style(asked)
+    verbose = asked.response_format == "verbose_json"
     try:
         async for event in events:
             match event:
                 case Waiting(reason):
                     yield sse.comment(reason)
-                case Segment(id=0, text=text):
-                    yield sse.data({"type": "transcript.text.delta", "delta": text.lstrip()})
-                case Segment(text=text):
-                    yield sse.data({"type": "transcript.text.delta", "delta": text})
+                case Segment():
+                    yield sse.data(_delta(event, style, verbose))
+                    if verbose:
+                        yield sse.data(_segment(event, style))
                 case Done(transcript):
-                    yield sse.data(_done(transcript))
+                    yield sse.data(_done(transcript, style, verbose))
                     yield sse.text("[DONE]")
     except errors.SpeechError as error:
         yield sse.data(problem(error))
 
 
-def _done(transcript: Transcript) -> dict[str, object]:
+def _delta(segment: Segment, style: Style, verbose: bool) -> dict[str, object]:
+    text = segment.text.lstrip() if segment.id == 0 else segment.text
+    delta: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
+    if style.logprobs:
+        delta["logprobs"] = list(verbose_json.logprobs(segment))
+    return delta | ({"segment_id": _segment_id(segment)} if verbose else {})
+
+
+def _segment(segment: Segment, style: Style) -> dict[str, object]:
+    """OpenAI's event, with all that verbose_json tells of a segment beside."""
+    told: dict[str, object] = {
+        "type": "transcript.text.segment",
+        "id": _segment_id(segment),
+        "speaker": segment.speaker,
+    }
+    return verbose_json.piece(segment, replace(style, logprobs=False)) | told
+
+
+def _segment_id(segment: Segment) -> str:
+    return f"seg_{segment.id}"
+
+
+def _done(transcript: Transcript, style: Style, verbose: bool) -> dict[str, object]:
     done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
-    done["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration)}
-    warnings: dict[str, object] = {"warnings": transcript.warnings} if transcript.warnings else {}
-    return done | warnings
+    done["languages"] = json_format.languages(transcript)
+    if style.logprobs:
+        scores = (score for segment in transcript.segments for score in verbose_json.logprobs(segment))
+        done["logprobs"] = list(scores)
+    done["usage"] = json_format.tokens(transcript)
+    if verbose:
+        done |= {"duration": round(transcript.duration, 3), "model": transcript.model}
+    if transcript.warnings:
+        done["warnings"] = transcript.warnings
+    return done

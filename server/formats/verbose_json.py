@@ -6,6 +6,7 @@ CreateTranscriptionResponseVerboseJson; `warnings` and `model` are ours.
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -34,8 +35,10 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
     yield from _array("segments", (full(segment) for segment in transcript.segments))
     if style.words:
         yield from _array("words", (word_fields(word) for word in transcript.words))
+    if style.logprobs:
+        yield from _array("logprobs", (one for segment in transcript.segments for one in logprobs(segment)))
     tail = {
-        "usage": {"type": "duration", "seconds": math.ceil(transcript.duration)},
+        "usage": usage(transcript),
         "model": transcript.model,
         "warnings": transcript.warnings,
         "guards": transcript.guards,
@@ -51,11 +54,25 @@ def likely(languages: dict[str, float]) -> dict[str, float]:
 
 
 def pieces(style: Style) -> Pieces:
-    return Each(_with_words if style.words else full)
+    return Each(partial(piece, style=style))
 
 
-def _with_words(segment: Segment) -> dict[str, Any]:
-    return full(segment) | {"words": [word_fields(word) for word in segment.words]}
+def piece(segment: Segment, style: Style) -> dict[str, Any]:
+    """A segment by itself, with what was asked for."""
+    words = {"words": [word_fields(word) for word in segment.words]} if style.words else {}
+    return full(segment) | words | ({"logprobs": list(logprobs(segment))} if style.logprobs else {})
+
+
+def usage(transcript: Transcript) -> dict[str, Any]:
+    """As TranscriptTextUsageDuration; whole seconds."""
+    return {"type": "duration", "seconds": math.ceil(transcript.duration)}
+
+
+def logprobs(segment: Segment) -> Iterator[dict[str, Any]]:
+    """A segment's tokens as OpenAI's LogProbProperties; of half a character only the bytes are true."""
+    for token in segment.logprobs:
+        text = token.text.decode("utf-8", "replace")
+        yield {"token": text, "logprob": token.logprob, "bytes": list(token.text)}
 
 
 def brief(segment: Segment) -> dict[str, Any]:
