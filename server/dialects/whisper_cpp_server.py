@@ -105,7 +105,9 @@ async def inference(request: Request) -> Response:
             return document(_text(transcript, asked), _MEDIA_TYPES[asked.response_format], headers)
         if asked.response_format != "verbose_json":
             return JSONResponse({"text": _lines(transcript)}, headers=headers)
-        found = {} if asked.no_language_probabilities else await serving.detect(listen, spool)
+        found: dict[str, float] = {}
+        if not asked.no_language_probabilities:
+            found = transcript.languages or await serving.detect(listen, spool)
         return document(_verbose(transcript, asked, found), "application/json", headers)
 
 

@@ -246,6 +246,21 @@ def test_a_body_that_trickles_in_is_heard_whole(server: Server) -> None:
         assert said(list(unchunked(answer))) == list(SENTENCES[:3])
 
 
+@pytest.mark.parametrize("victim", ["server.reader", "server.worker"])
+def test_a_child_killed_while_the_body_arrives_is_not_noticed(own: Server, victim: str) -> None:
+    connection, answer = connected(own)
+    media = wav(talk(SENTENCES[:8]))
+    with connection, answer:
+        connection.sendall(chunk(media[: len(media) // 2]))
+        assert b"200 OK" in head(answer)
+        found = unchunked(answer)
+        first = next(found)
+        for child in own.children(victim):
+            child.kill()
+        connection.sendall(chunk(media[len(media) // 2 :]) + chunk(b""))
+        assert said([first, *found]) == list(SENTENCES[:8])
+
+
 def test_a_body_that_stops_coming_ends_in_an_error_line(own: Server) -> None:
     connection, answer = connected(own)
     with connection, answer:
