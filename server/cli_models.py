@@ -1,6 +1,6 @@
 """`whisperd models`: what is installed, pulled, imported and deleted, here or by a running server."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -38,7 +38,7 @@ Id = Annotated[str, typer.Argument(help='Model ("ggml-base", "base").')]
 class Place(Protocol):
     """Where models lie. Models are objects of /v1/models."""
 
-    async def all(self, available: bool) -> list[Document]: ...
+    async def all(self, available: bool) -> Sequence[Document]: ...
 
     async def one(self, id: str) -> Document: ...
 
@@ -54,7 +54,7 @@ class _Here:
         self._store = services.store(settings)
         self._trusted = settings.trusted_repos
 
-    async def all(self, available: bool) -> list[Document]:
+    async def all(self, available: bool) -> Sequence[Document]:
         found = [document(info) for info in self._store.installed()]
         ids = {model["id"] for model in found}
         offers = [offer(entry) for entry in catalogue.entries() if entry.id not in ids]

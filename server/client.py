@@ -1,7 +1,7 @@
 """Another whisperd, over HTTP: its transcriptions as the same events, and its models."""
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,7 +16,7 @@ from server.errors import BadRequest, SpeechError, WorkFailed
 from server.pull import Pulling
 from server.types import Done, Event, Listen, Segment, Started, Transcript, Word
 
-Document = dict[str, Any]
+Document = Mapping[str, Any]
 """A model as the API tells it."""
 
 _TIMEOUT = httpx.Timeout(30, read=600)
@@ -138,10 +138,10 @@ class Models:
         self._url = url.rstrip("/")
         self._key = key
 
-    async def all(self, available: bool) -> list[Document]:
+    async def all(self, available: bool) -> Sequence[Document]:
         """What is installed, and with `available` also what the catalogue has beyond it."""
         answer = await self._ask("GET", "/v1/models", {"available": str(available).lower()})
-        return cast(list[Document], answer["data"])
+        return cast(Sequence[Document], answer["data"])
 
     async def one(self, id: str) -> Document:
         return await self._ask("GET", _path(id))

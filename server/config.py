@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
 )
 
 from server import keys as api_keys
@@ -56,7 +57,19 @@ def pairs(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
-KeepAlive = Annotated[float, BeforeValidator(seconds), Field(ge=-1)]
+KeepAlive = Annotated[
+    float,
+    BeforeValidator(seconds),
+    Field(ge=-1, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": -1},
+                {"type": "string", "pattern": r"^(-1|[0-9]+(\.[0-9]+)?[smhd]?)$"},
+            ]
+        }
+    ),
+]
 KeyName = Annotated[str, AfterValidator(api_keys.named)]
 KeyLine = Annotated[str, AfterValidator(api_keys.kept)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]

@@ -9,23 +9,123 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, NotRequired, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from typing_extensions import TypedDict
 
 from server import fields
 from server.dialects import owner, public_base, services
 from server.errors import BadField
 from server.jobs import Jobs
+from server.openapi import closed
 from server.spool import Spool
-from server.types import Event, Job, JobRequest, Priority
+from server.types import Event, Job, JobRequest, JobState, Priority, Task
 
 _LONGEST_KEY = 255
 
 _PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 _PREFERENCE = re.compile(r"(^|,)\s*respond-async\s*(;|,|$)", re.IGNORECASE)
+
+
+class Query(BaseModel):
+    """What of the query makes a request a job."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    as_job: bool | None = Field(None, alias="async")
+    """The answer is a job (202), which outlives the request."""
+    webhook: str = ""
+    """Where the job's result is sent."""
+    priority: Priority = "normal"
+    """The job's."""
+
+
+HEADERS = {
+    "Prefer": "`respond-async`: the answer is a job (202), which outlives the request",
+    "Idempotency-Key": "the same request with the same key is done once, and its result can be had again",
+}
+"""What of the headers makes a request a job."""
+
+
+@closed
+class JobProgress(TypedDict):
+    """Seconds of the media."""
+
+    done: float
+    total: float | None
+
+
+@closed
+class JobError(TypedDict):
+    """Why a job failed."""
+
+    type: str
+    message: str
+
+
+@closed
+class Delivery(TypedDict):
+    """A try to call a webhook."""
+
+    at: float
+    """Unix time."""
+    status: int | None
+    """What it answered."""
+    error: str | None
+    seconds: float
+
+
+@closed
+class JobWebhook(TypedDict):
+    """Where a job's result is sent, and how that went."""
+
+    url: str
+    state: Literal["delivered", "given up", "pending"]
+    deliveries: list[Delivery]
+
+
+@closed
+class LogLine(TypedDict):
+    """What has happened to a job."""
+
+    at: float
+    """Unix time."""
+    level: str
+    message: str
+
+
+@closed
+class JobDocument(TypedDict):
+    """A job. Times are Unix times."""
+
+    id: str
+    object: Literal["job"]
+    status: JobState
+    task: Task
+    model: str
+    response_format: str
+    priority: Priority
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    """When it is forgotten."""
+    position: int | None
+    """How many are before it in the line."""
+    progress: JobProgress | None
+    attempts: int
+    idempotency_key: str | None
+    error: JobError | None
+    webhook: JobWebhook | None
+    url: str
+    result_url: str
+    events_url: str
+    logs: NotRequired[list[LogLine]]
+    """Where one job is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +196,7 @@ async def accepted(request: Request, deferral: Deferral, job: Job) -> JSONRespon
     return JSONResponse(await document(request, job), 202, headers(request, job) | applied)
 
 
-async def document(request: Request, job: Job) -> dict[str, object]:
+async def document(request: Request, job: Job) -> JobDocument:
     """A job as /v1/jobs shows it."""
     jobs = services(request).jobs
     here = f"{public_base(request)}/v1/jobs/{job.id}"
@@ -125,19 +225,20 @@ async def document(request: Request, job: Job) -> dict[str, object]:
     }
 
 
-def logs(job: Job) -> list[dict[str, object]]:
+def logs(job: Job) -> list[LogLine]:
     """What has happened to a job, line by line."""
     return [{"at": line.at, "level": line.level, "message": line.message} for line in job.logs]
 
 
-def _webhook(job: Job) -> dict[str, object] | None:
+def _webhook(job: Job) -> JobWebhook | None:
     if not job.webhook:
         return None
-    tries = [
+    tries: list[Delivery] = [
         {"at": tried.at, "status": tried.status, "error": tried.error or None, "seconds": tried.seconds}
         for tried in job.deliveries
     ]
     last = job.deliveries[-1].status if job.deliveries else None
     is_taken = last is not None and 200 <= last < 300
+    state: Literal["delivered", "given up", "pending"]
     state = "delivered" if is_taken else "given up" if job.delivered else "pending"
     return {"url": job.webhook, "state": state, "deliveries": tries}

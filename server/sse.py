@@ -66,7 +66,7 @@ def stream(
 
 def lines(
     items: AsyncIterator[Item],
-    write: Callable[[AsyncIterator[Item]], AsyncIterator[dict[str, object]]],
+    write: Callable[[AsyncIterator[Item]], AsyncIterator[Mapping[str, object]]],
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The answer in which `write` tells what comes as lines of JSON; empty lines among them are the beat."""

@@ -97,13 +97,26 @@ def started(command: Sequence[str], data: Path, environment: dict[str, str]) -> 
         yield server
     finally:
         server.stop()
+    untrue = [line for line in server.lines if line.startswith("UNTRUE ")]
+    assert not untrue, "answers are not as /openapi.json says: " + "; ".join(untrue)
 
 
 @contextmanager
 def serving(
     data: Path, *flags: str, demo: str = "true", environment: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """A server with its own data folder, stopped at the end."""
-    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data", str(data), "--demo", demo]
+    """A server with its own data folder, stopped at the end; `tests.checked` looks at its answers."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.checked",
+        "serve",
+        "--port",
+        "0",
+        "--data",
+        str(data),
+        "--demo",
+        demo,
+    ]
     with started([*command, *flags], data, environment or {}) as server:
         yield server

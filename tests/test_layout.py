@@ -12,7 +12,10 @@ SERVER = Path(__file__).parent.parent / "server"
 
 FLOORS = (
     ("errors", "types"),
-    ("keys", "trust", "config", "child", "ggml", "engines", "media", "windows", "spool", "text", "encoding"),
+    (
+        *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
+        *("text", "encoding"),
+    ),
     ("catalogue", "digests", "partial", "sources"),
     (
         "languages",

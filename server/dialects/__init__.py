@@ -5,7 +5,7 @@ speech work and imports no other dialect. What every route under /v1 shares, the
 below. A module here offers:
 
 ROUTES                  of Starlette's; an `Open` one wants no key, an `Admin` one a key of that scope, each
-                        other one any key
+                        other one any key; their handlers declare what they take and answer (openapi.py)
 refusal(error)          how this dialect tells an error, as an ASGI application (a Response is one); without
                         it as /v1 does
 socket_refusal(error)   the same for WebSockets; without it they are closed before they open
@@ -23,9 +23,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
+from typing_extensions import TypedDict
 
 from server import errors
 from server.keys import Key, Scope
+from server.openapi import Answer, closed
 from server.services import Services
 from server.types import Job, ModelInfo, Transcript
 
@@ -218,7 +220,52 @@ def _up_to(chunks: Iterator[str], size: int) -> Iterator[str]:
 
 def status(error: errors.SpeechError) -> int:
     """The HTTP status of an error: its own, or that of the nearest branch of the tree."""
-    return next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    return _status_of(type(error))
+
+
+def _status_of(kind: type[errors.SpeechError]) -> int:
+    return next(_STATUS[branch] for branch in kind.__mro__ if branch in _STATUS)
+
+
+@closed
+class Told(TypedDict):
+    """An error as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field that is wrong."""
+    code: str | int | None
+
+
+@closed
+class Problem(TypedDict):
+    """An error for OpenAI's clients (`error`), go-whisper's (`code`, `reason`) and NVIDIA's (`detail`)."""
+
+    error: Told
+    detail: str
+    code: int
+    """The status again."""
+    reason: str
+
+
+_PROBLEM = {"application/json": Problem}
+
+
+def refusals(*kinds: type[errors.SpeechError], content: Mapping[str, object] = _PROBLEM) -> dict[int, Answer]:
+    """The answers that tell these errors, and those that any route can meet. For declarations.
+
+    `content`: the types of their bodies by content type, where the dialect does not tell them as /v1 does.
+    """
+    told: dict[int, list[str]] = {500: ["The server failed"]}
+    for kind in (*kinds, errors.NoKey, errors.NoScope, errors.ForeignPage, errors.Stopping):
+        sentence = " ".join((kind.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
+        told.setdefault(_status_of(kind), []).append(sentence)
+    retry = {503: {"Retry-After": "seconds after which to come back"}}
+    return {
+        status: Answer("; ".join(dict.fromkeys(why)), content, retry.get(status, {}))
+        for status, why in told.items()
+    }
 
 
 def problem(error: errors.SpeechError) -> dict[str, object]:

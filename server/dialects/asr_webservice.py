@@ -14,17 +14,19 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import errors, fields, formats, languages, transcribe
-from server.dialects import document, notice, services, status, telling
+from server.dialects import document, notice, refusals, services, status, telling
 from server.formats import verbose_json
+from server.openapi import Answer, Upload, answer, closed, operation
 from server.spool import Spool, spooled
 from server.types import Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
 
 _RAW = RawSound(16_000)
 """What `encode=false` promises."""
 
-_UNKNOWN = {"detected_language": "unknown", "language_code": "", "confidence": 0.0}
+_UNKNOWN: "Detected" = {"detected_language": "unknown", "language_code": "", "confidence": 0.0}
 """Where nothing is said. Bazarr takes an empty code as unknown."""
 
 
@@ -42,7 +44,7 @@ class Asked(AskedOfAll):
     language: fields.Language = Field(None, description="Language of the speech; absent: detected.")
     initial_prompt: str = Field("", description="Names and spellings to expect.")
     word_timestamps: bool = Field(False, description="Times of words, in json.")
-    output: Literal["txt", "vtt", "srt", "tsv", "json"] = "txt"
+    output: Literal["txt", "vtt", "srt", "tsv", "json"] = Field("txt", description="How it is written.")
 
 
 class NoFields(BaseModel):
@@ -56,7 +58,7 @@ def refusal(error: errors.SpeechError) -> Response:
 
 def detailed(error: errors.SpeechError) -> Response:
     """An error as the original's framework tells it."""
-    return JSONResponse({"detail": str(error)}, status(error), _sentence(error))
+    return JSONResponse(Detail(detail=str(error)), status(error), _sentence(error))
 
 
 def _sentence(error: errors.SpeechError) -> dict[str, str]:
@@ -65,6 +67,55 @@ def _sentence(error: errors.SpeechError) -> dict[str, str]:
     return {"X-Whisperd-Error": text, **retry}
 
 
+@closed
+class Detected(TypedDict):
+    """The language of a media."""
+
+    detected_language: str
+    """Its English name; `unknown` where nothing is said."""
+    language_code: str
+    """ISO-639-1; empty where nothing is said."""
+    confidence: float
+    """0 to 1."""
+
+
+@closed
+class Detail(TypedDict):
+    """An error as the original's framework tells it."""
+
+    detail: str
+
+
+_ERRORS = (
+    errors.BadRequest,
+    errors.BadMedia,
+    errors.TooLarge,
+    errors.TooSlow,
+    errors.ModelNotFound,
+    errors.ModelBroken,
+    errors.Busy,
+    errors.NoMemory,
+    errors.NoSpace,
+    errors.WorkFailed,
+    errors.PullFailed,
+)
+
+
+@operation(
+    "Write down what is said in a media file",
+    query=Asked,
+    body=Upload(NoFields, file="audio_file"),
+    answers={
+        200: Answer(
+            "the transcript, in the form that `output` names; its content type is always the same",
+            {"text/plain": str},
+            {"X-Whisperd-Warning": "what is wrong with the media", "Asr-Engine": "the engine"},
+        )
+    },
+    refusals=refusals(*_ERRORS, content={}),
+    description="An error has no body, since clients would save it as a subtitle: the header "
+    "`X-Whisperd-Error` says what it is.",
+)
 @telling(refusal)
 async def asr(request: Request) -> Response:
     asked = fields.query(request, Asked)
@@ -89,6 +140,13 @@ async def asr(request: Request) -> Response:
     return document(_written(transcript, asked), "text/plain", headers)
 
 
+@operation(
+    "Tell which language is spoken",
+    query=AskedOfAll,
+    body=Upload(NoFields, file="audio_file"),
+    answers={200: answer("the language", Detected)},
+    refusals=refusals(*_ERRORS, content={"application/json": Detail}),
+)
 @telling(detailed)
 async def detect_language(request: Request) -> Response:
     asked = fields.query(request, AskedOfAll)
@@ -98,9 +156,8 @@ async def detect_language(request: Request) -> Response:
     if not found:
         return JSONResponse(_UNKNOWN)
     code = max(found, key=found.__getitem__)
-    return JSONResponse(
-        {"detected_language": languages.name(code), "language_code": code, "confidence": found[code]}
-    )
+    told = Detected(detected_language=languages.name(code), language_code=code, confidence=found[code])
+    return JSONResponse(told)
 
 
 ROUTES = [
@@ -147,9 +204,11 @@ def _json(transcript: Transcript) -> Iterator[str]:
     yield f'],"language":{_encoded(transcript.language)}}}'
 
 
-def _segment(segment: Segment) -> dict[str, object]:
-    words = [verbose_json.word_fields(word) for word in segment.spaced_words()]
-    return verbose_json.full(segment) | ({"words": words} if words else {})
+def _segment(segment: Segment) -> verbose_json.FullSegment:
+    told = verbose_json.full(segment)
+    if words := [verbose_json.word_fields(word) for word in segment.spaced_words()]:
+        told["words"] = words
+    return told
 
 
 def _encoded(value: object) -> str:

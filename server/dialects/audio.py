@@ -5,22 +5,25 @@ format is chosen by `response_format` alone, never by Accept, which real clients
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import config, deferred, errors, fields, formats, languages, sse, transcribe
-from server.dialects import document, notice, problem, services, v1
+from server.config import KeepAlive
+from server.dialects import Problem, document, notice, problem, refusals, services, v1
 from server.formats import json as json_format
 from server.formats import verbose_json
+from server.openapi import Answer, Events, Upload, answer, closed, operation
 from server.services import Services
 from server.spool import spooled
 from server.types import (
@@ -49,6 +52,11 @@ _COUNTS_TOKENS = "gpt-"
 
 _GO = "multipart/form-data"
 """What go-whisper's client sends as `Accept`, and nobody else. No other Accept says what is wanted."""
+
+_FORMATS = {
+    "type": "string",
+    "enum": [name for name in formats.names() if not formats.needs_speakers(name)],
+}
 
 
 def _format(value: object) -> object:
@@ -104,7 +112,7 @@ class Asked(BaseModel):
     """Language of the speech; absent, "auto" or "multi": detected."""
     languages: tuple[Annotated[str, BeforeValidator(_code)], ...] = ()
     """Languages among which it is detected; `language` wins."""
-    response_format: Annotated[str, BeforeValidator(_format)] = "json"
+    response_format: Annotated[str, BeforeValidator(_format), WithJsonSchema(_FORMATS)] = "json"
     """How the transcript is written."""
     prompt: str = ""
     """Text that precedes the sound: names, spelling, style."""
@@ -122,18 +130,24 @@ class Asked(BaseModel):
     """go-whisper's: the longest stretch that is heard at once, as a duration of Go ("10s")."""
     stream: bool = False
     """Whether OpenAI's events are wanted."""
-    keep_alive: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=-1)
+    keep_alive: KeepAlive | None = None
     """How long the model stays loaded afterwards."""
     audio_track: str | None = None
     """A track of a film: its number among the audio tracks, or its language."""
     url: str = ""
     """Where the media is, instead of a file."""
     max_line_width: int | None = Field(None, ge=1)
+    """Columns of a line of subtitles; Chinese and Japanese characters count two."""
     max_line_count: int | None = Field(None, ge=1)
+    """Lines of a cue."""
     highlight_words: bool = False
+    """Each word is marked while it is spoken, in vtt, srt and lrc."""
     min_cue_duration: float = Field(0.0, ge=0, le=60)
+    """Seconds for which a cue stands at least."""
     max_cue_duration: float | None = Field(None, gt=0)
+    """Seconds for which a cue stands at most."""
     max_reading_speed: float | None = Field(None, gt=0)
+    """Characters a second; a cue that is spoken faster stays longer."""
 
 
 def _english(value: object) -> str:
@@ -149,11 +163,161 @@ class AskedToTranslate(Asked):
     """NVIDIA's: the language of the text; Whisper can English alone."""
 
 
+class Streamed(deferred.Query):
+    """The query."""
+
+    stream: bool | None = None
+    """go-whisper's events; it wins over the field."""
+
+
+@closed
+class Began(TypedDict):
+    """go-whisper's event `task`."""
+
+    task: Task
+    language: str
+    duration: float | None
+    """Seconds; null where the media does not say."""
+
+
+@closed
+class Summary(TypedDict):
+    """What is only known at the end, with verbose_json."""
+
+    language: str
+    duration: float
+    model: str
+    warnings: Sequence[str]
+
+
+@closed
+class Delta(TypedDict):
+    """More text."""
+
+    type: Literal["transcript.text.delta"]
+    delta: str
+    logprobs: NotRequired[list[verbose_json.LogProb]]
+    segment_id: NotRequired[str]
+    """With verbose_json."""
+
+
+@closed
+class SegmentTold(TypedDict):
+    """A segment, with verbose_json."""
+
+    type: Literal["transcript.text.segment"]
+    id: str
+    start: float
+    end: float
+    text: str
+    speaker: str | None
+    seek: int
+    tokens: Sequence[int]
+    temperature: float | None
+    avg_logprob: float | None
+    compression_ratio: float | None
+    no_speech_prob: float | None
+    language: str | None
+    words: NotRequired[list[verbose_json.SpokenWord]]
+
+
+@closed
+class Finished(TypedDict):
+    """All of the text."""
+
+    type: Literal["transcript.text.done"]
+    text: str
+    languages: list[json_format.Language]
+    logprobs: NotRequired[list[verbose_json.LogProb]]
+    usage: json_format.TokenUsage
+    duration: NotRequired[float]
+    """With verbose_json, as the next."""
+    model: NotRequired[str]
+    warnings: NotRequired[Sequence[str]]
+
+
+@closed
+class GoSegment(TypedDict):
+    """A phrase with its times in nanoseconds."""
+
+    id: int
+    start: int
+    end: int
+    text: str
+
+
+@closed
+class GoDocument(TypedDict):
+    """A transcript as go-whisper's client decodes it: all numbers are whole, times are nanoseconds."""
+
+    task: Task
+    language: str
+    duration: int
+    text: str
+    segments: list[GoSegment]
+
+
+_EVENTS = Events(
+    {
+        "": Delta | SegmentTold | Finished | Problem,
+        "ping": None,
+        "task": Began,
+        "segment": verbose_json.BriefSegment | verbose_json.FullSegment | str,
+        "warning": str,
+        "ok": Summary | None,
+        "error": str,
+    },
+    last="[DONE]",
+)
+_HEARD = Answer(
+    "the transcript in its format, or its events",
+    {
+        "application/json": json_format.Json | verbose_json.VerboseJson | GoDocument,
+        "text/plain": str,
+        "text/vtt": str,
+        "text/tab-separated-values": str,
+        "text/event-stream": _EVENTS,
+    },
+    {"X-Whisperd-Notice": "what every answer of this model must say"},
+)
+_ACCEPTED = answer("the job that it has become", deferred.JobDocument, Location="the job's address")
+_REFUSED = refusals(
+    errors.BadRequest,
+    errors.BadMedia,
+    errors.TooLarge,
+    errors.TooSlow,
+    errors.ModelNotFound,
+    errors.ModelBroken,
+    errors.Busy,
+    errors.NoMemory,
+    errors.NoSpace,
+    errors.WorkFailed,
+    errors.KeyReused,
+    errors.JobCancelled,
+)
+
+
+@operation(
+    "Write down what is said",
+    query=Streamed,
+    headers=deferred.HEADERS,
+    body=Upload(Asked, instead="url"),
+    answers={200: _HEARD, 202: _ACCEPTED},
+    refusals=_REFUSED,
+)
 @v1
 async def transcriptions(request: Request) -> Response:
     return await _answer(request, "transcribe")
 
 
+@operation(
+    "Write down in English what is said",
+    query=Streamed,
+    headers=deferred.HEADERS,
+    body=Upload(AskedToTranslate, instead="url"),
+    answers={200: _HEARD, 202: _ACCEPTED},
+    refusals=_REFUSED,
+)
 @v1
 async def translations(request: Request) -> Response:
     return await _answer(request, "translate")
@@ -342,7 +506,7 @@ async def _go_whisper(
                 case Waiting(reason):
                     yield sse.comment(reason)
                 case Started(task, language, duration):
-                    yield sse.event("task", {"task": task, "language": language, "duration": duration})
+                    yield sse.event("task", Began(task=task, language=language, duration=duration))
                 case Segment():
                     for piece in pieces.add(event):
                         yield sse.event("segment", piece)
@@ -357,7 +521,7 @@ async def _go_whisper(
         yield sse.event("error", str(error))
 
 
-def _summary(transcript: Transcript, asked: Asked) -> dict[str, object] | None:
+def _summary(transcript: Transcript, asked: Asked) -> Summary | None:
     """What is only known at the end, in the one format that has room for it."""
     if asked.response_format != "verbose_json":
         return None
@@ -392,37 +556,43 @@ async def _openai(events: AsyncIterator[Event], asked: Asked, notice: str) -> As
         yield sse.data(problem(error))
 
 
-def _delta(segment: Segment, style: Style, verbose: bool) -> dict[str, object]:
+def _delta(segment: Segment, style: Style, verbose: bool) -> Delta:
     text = segment.text.lstrip() if segment.id == 0 else segment.text
-    delta: dict[str, object] = {"type": "transcript.text.delta", "delta": text}
+    delta: Delta = {"type": "transcript.text.delta", "delta": text}
     if style.logprobs:
         delta["logprobs"] = list(verbose_json.logprobs(segment))
-    return delta | ({"segment_id": _segment_id(segment)} if verbose else {})
+    if verbose:
+        delta["segment_id"] = _segment_id(segment)
+    return delta
 
 
 def _segment(segment: Segment, style: Style) -> dict[str, object]:
-    """OpenAI's event, with all that verbose_json tells of a segment beside."""
+    """OpenAI's event, a SegmentTold, with all that verbose_json tells of a segment."""
     told: dict[str, object] = {
         "type": "transcript.text.segment",
         "id": _segment_id(segment),
         "speaker": segment.speaker,
     }
-    return verbose_json.piece(segment, replace(style, logprobs=False)) | told
+    return {**verbose_json.piece(segment, replace(style, logprobs=False)), **told}
 
 
 def _segment_id(segment: Segment) -> str:
     return f"seg_{segment.id}"
 
 
-def _done(transcript: Transcript, style: Style, verbose: bool) -> dict[str, object]:
-    done: dict[str, object] = {"type": "transcript.text.done", "text": transcript.text}
-    done["languages"] = json_format.languages(transcript)
+def _done(transcript: Transcript, style: Style, verbose: bool) -> Finished:
+    done: Finished = {
+        "type": "transcript.text.done",
+        "text": transcript.text,
+        "languages": json_format.languages(transcript),
+        "usage": json_format.tokens(transcript),
+    }
     if style.logprobs:
         scores = (score for segment in transcript.segments for score in verbose_json.logprobs(segment))
         done["logprobs"] = list(scores)
-    done["usage"] = json_format.tokens(transcript)
     if verbose:
-        done |= {"duration": round(transcript.duration, 3), "model": transcript.model}
+        done["duration"] = round(transcript.duration, 3)
+        done["model"] = transcript.model
     if transcript.warnings:
         done["warnings"] = transcript.warnings
     return done

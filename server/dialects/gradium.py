@@ -8,15 +8,17 @@ is, the worker's behind `error from server <code>: `, where the code is one of W
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, Json
+from pydantic import BaseModel, BeforeValidator, Field, Json, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import errors, fields, sse, transcribe
 from server.dialects import notice, services, telling
+from server.openapi import Answer, Fields, Lines, Raw, closed, operation
 from server.spool import spooled
 from server.types import Audio, Done, Event, Listen, ModelInfo, RawSound, Segment, Speak
 
@@ -89,9 +91,11 @@ class Asked(BaseModel):
     """The query."""
 
     model: str = Field("default", description='An id of /v1/models; "default": the server\'s default model.')
-    input_format: Annotated[str | None, BeforeValidator(_format)] = Field(
-        None, description="What the body is, whatever its Content-Type says."
-    )
+    input_format: Annotated[
+        str | None,
+        BeforeValidator(_format),
+        WithJsonSchema({"type": "string", "enum": list(_FORMATS)}),
+    ] = Field(None, description="What the body is, whatever its Content-Type says.")
     json_config: Json[Config] = Field(Config(), description='A JSON object: {"language": "en"}.')
 
 
@@ -104,9 +108,13 @@ def _spoken(value: object) -> object:
 class Spoken(BaseModel):
     """The body of a request for speech; its other fields are ignored."""
 
-    text: str
+    text: str = Field(description="The text.")
     voice_id: str = Field("default", description="A voice's name; \"default\": the server's default voice.")
-    output_format: Annotated[str, BeforeValidator(_spoken)] = "wav"
+    output_format: Annotated[
+        str,
+        BeforeValidator(_spoken),
+        WithJsonSchema({"type": "string", "enum": list(_SPOKEN)}),
+    ] = Field("wav", description="How the sound is encoded.")
     only_audio: bool = Field(False, description="Sound alone; else lines of JSON with the sound in base64.")
 
 
@@ -119,6 +127,62 @@ def refusal(error: errors.SpeechError) -> Response:
     return PlainTextResponse(text, 500, headers)
 
 
+@closed
+class Text(TypedDict):
+    """A phrase and where it begins, in seconds."""
+
+    type: Literal["text"]
+    text: str
+    start_s: float
+    stream_id: int
+
+
+@closed
+class EndText(TypedDict):
+    """Where the phrase before it ends."""
+
+    type: Literal["end_text"]
+    stop_s: float
+    stream_id: int
+
+
+@closed
+class Told(TypedDict):
+    """What is wrong with the media, or what ended the stream."""
+
+    type: Literal["warning", "error"]
+    message: str
+
+
+@closed
+class Sound(TypedDict):
+    """More sound."""
+
+    type: Literal["audio"]
+    audio: str
+    """Base64."""
+
+
+@closed
+class EndOfStream(TypedDict):
+    """The last line."""
+
+    type: Literal["end_of_stream"]
+
+
+Line = Text | EndText | Told
+SoundLine = Sound | EndOfStream | Told
+
+_REFUSED = {500: Answer("a sentence; any failure before the first line", {"text/plain": str})}
+
+
+@operation(
+    "Write down what is said, while the body arrives",
+    query=Asked,
+    body=Raw(*filter(None, _CONTENT_TYPES)),
+    answers={200: Answer("lines of JSON", {"application/x-ndjson": Lines(Line)})},
+    refusals=_REFUSED,
+)
 @telling(refusal)
 async def transcription(request: Request) -> Response:
     serving = services(request)
@@ -142,6 +206,17 @@ async def transcription(request: Request) -> Response:
         return sse.Held(stream, stack.pop_all())
 
 
+@operation(
+    "Speak a text",
+    body=Fields(Spoken),
+    answers={
+        200: Answer(
+            "lines of JSON, or with `only_audio` the sound",
+            {"application/x-ndjson": Lines(SoundLine), **dict.fromkeys(_MEDIA_TYPES.values(), bytes)},
+        )
+    },
+    refusals=_REFUSED,
+)
 @telling(refusal)
 async def speech(request: Request) -> Response:
     serving = services(request)
@@ -164,7 +239,7 @@ async def speech(request: Request) -> Response:
         return sse.Held(answer, stack.pop_all())
 
 
-async def _audio(sound: AsyncIterator[bytes]) -> AsyncIterator[dict[str, object]]:
+async def _audio(sound: AsyncIterator[bytes]) -> AsyncIterator[SoundLine]:
     try:
         async for data in sound:
             yield {"type": "audio", "audio": base64.b64encode(data).decode()}
@@ -191,11 +266,11 @@ def _listen(asked: Asked, request: Request) -> Listen:
     )
 
 
-def _lines(model: ModelInfo | None) -> Callable[[AsyncIterator[Event]], AsyncIterator[dict[str, object]]]:
+def _lines(model: ModelInfo | None) -> Callable[[AsyncIterator[Event]], AsyncIterator[Line]]:
     """A `text` and an `end_text` for each segment; our own `warning` where the media has something wrong."""
     known = model.notice if model else ""
 
-    async def write(events: AsyncIterator[Event]) -> AsyncIterator[dict[str, object]]:
+    async def write(events: AsyncIterator[Event]) -> AsyncIterator[Line]:
         try:
             async for event in events:
                 match event:

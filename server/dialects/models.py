@@ -5,21 +5,23 @@ Models are listed, pulled, loaded, unloaded and deleted here.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import catalogue, errors, fields, sse
 from server.catalogue import Entry
 from server.config import KeepAlive
-from server.dialects import Admin, services, v1
+from server.dialects import Admin, refusals, services, v1
 from server.memory import Resident
+from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.pull import Pulling
 from server.services import Services
 from server.types import ModelInfo
@@ -29,22 +31,174 @@ log = logging.getLogger(__name__)
 Pulled = Pulling | ModelInfo
 
 
+# What is asked ----------------------------------------------------------------------------------------
+
+
+class Available(BaseModel):
+    """What is to be listed."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    available: bool | None = None
+    """Also the models of the catalogue that are not installed."""
+
+
+class Streamed(BaseModel):
+    """How a pull is to be answered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    stream: bool | None = None
+    """Events while it goes on, as go-whisper sends them."""
+
+
 class Wanted(BaseModel):
     """What is to be pulled."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     path: Annotated[str, StringConstraints(min_length=1)]
+    """A model of the catalogue, or a file in `repo`."""
     repo: str | None = None
+    """A repository of the hub, `owner/name`; with `@revision` if need be."""
 
 
 class Keep(BaseModel):
     """How a model is to be loaded."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     keep_alive: KeepAlive | None = None
+    """How long it stays after its last use: `10m`, seconds, 0, -1 for good."""
+
+
+# What is answered -------------------------------------------------------------------------------------
+
+
+@closed
+class Capabilities(TypedDict):
+    """What a model can do beside transcribing."""
+
+    translate: bool
+    """Into English."""
+    diarize: bool
+    """Tell turns of speakers."""
+    words: bool
+    """Tell times of words."""
+
+
+@closed
+class Model(TypedDict):
+    """A model, or one of the catalogue that is not installed. Times are whole seconds, sizes bytes."""
+
+    id: str
+    object: Literal["model"]
+    path: str
+    """Name of the file."""
+    created: int
+    """Unix time; 0 where it is not installed."""
+    owned_by: str
+    installed: bool
+    size: int
+    sha256: str | None
+    """Null while nobody has computed it."""
+    engine: str | None
+    languages: Sequence[str]
+    """ISO-639-1 codes."""
+    capabilities: Capabilities
+    loaded: bool
+    memory: int | None
+    """Bytes that its processes take now; null where it is not loaded."""
+    broken: NotRequired[str]
+    """Why it cannot be loaded."""
+    memory_needed: NotRequired[int]
+    """Bytes that it will take, about. This and what follows: for models that are not installed."""
+    repo: NotRequired[str]
+    licence: NotRequired[str]
+
+
+@closed
+class Models(TypedDict):
+    """The same models under OpenAI's key and under go-whisper's."""
+
+    object: Literal["list"]
+    data: list[Model]
+    models: list[Model]
+
+
+@closed
+class LoadedModel(TypedDict):
+    """A model in memory."""
+
+    id: str
+    object: Literal["model"]
+    engine: str
+    since: int
+    """Unix time."""
+    memory: int
+    """Bytes that its processes take now."""
+    slots: int
+    """Windows that it may work on at a time."""
+    busy: int
+    queued: int
+    requests: int
+    expires: int | None
+    """Unix time at which it is unloaded if nobody uses it; null: it stays."""
+    pinned: bool
+
+
+@closed
+class LoadedModels(TypedDict):
+    """The models in memory."""
+
+    object: Literal["list"]
+    data: list[LoadedModel]
+    models: list[LoadedModel]
+
+
+@closed
+class Unloaded(TypedDict):
+    """A model that is not in memory any more."""
+
+    id: str
+    object: Literal["model"]
+    loaded: Literal[False]
+
+
+@closed
+class Deleted(TypedDict):
+    """A model that is gone."""
+
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
+
+
+@closed
+class PullProgress(TypedDict):
+    """How far a pull is: bytes, bytes per second, seconds."""
+
+    status: str
+    total: int
+    completed: int
+    speed: int
+    remaining: int | None
+
+
+_EVENTS = Events({"ping": None, "progress": PullProgress, "ok": Model, "error": str})
+_ID = {"id": "the model's id, with or without `ggml-` and `.bin`; slashes in it may be escaped"}
+_READING = (errors.BadRequest, errors.TooLarge, errors.TooSlow)
 
 
 # Listing ----------------------------------------------------------------------------------------------
 
 
+@operation(
+    "List the models",
+    query=Available,
+    answers={200: answer("the models", Models)},
+    refusals=refusals(errors.BadRequest),
+)
 @v1
 async def installed(request: Request) -> Response:
     serving = services(request)
@@ -56,6 +210,12 @@ async def installed(request: Request) -> Response:
     return _list(models)
 
 
+@operation(
+    "One model",
+    path=_ID,
+    answers={200: answer("the model", Model)},
+    refusals=refusals(errors.ModelNotFound),
+)
 @v1
 async def one(request: Request) -> Response:
     serving = services(request)
@@ -63,15 +223,15 @@ async def one(request: Request) -> Response:
     return JSONResponse(document(info, _residents(serving).get(info.id)))
 
 
+@operation("The models in memory", answers={200: answer("the models", LoadedModels)}, refusals=refusals())
 @v1
 async def loaded(request: Request) -> Response:
     return _list([_resident(resident) for resident in services(request).memory.loaded()])
 
 
-def document(info: ModelInfo, resident: Resident | None = None) -> dict[str, Any]:
+def document(info: ModelInfo, resident: Resident | None = None) -> Model:
     """A model file as the API tells it. `created` is whole: go-whisper's client cannot read a fraction."""
-    broken = {"broken": info.broken} if info.broken else {}
-    return {
+    told: Model = {
         "id": info.id,
         "object": "model",
         "path": info.path.name,
@@ -85,10 +245,13 @@ def document(info: ModelInfo, resident: Resident | None = None) -> dict[str, Any
         "capabilities": _capabilities(info.capabilities),
         "loaded": resident is not None,
         "memory": resident.memory if resident else None,
-    } | broken
+    }
+    if info.broken:
+        told["broken"] = info.broken
+    return told
 
 
-def offer(entry: Entry) -> dict[str, Any]:
+def offer(entry: Entry) -> Model:
     """A model of the catalogue that is not here, in the same form."""
     return {
         "id": entry.id,
@@ -110,11 +273,11 @@ def offer(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _capabilities(able: Collection[str]) -> dict[str, bool]:
-    return {name: name in able for name in ("translate", "diarize", "words")}
+def _capabilities(able: Collection[str]) -> Capabilities:
+    return {"translate": "translate" in able, "diarize": "diarize" in able, "words": "words" in able}
 
 
-def _resident(resident: Resident) -> dict[str, Any]:
+def _resident(resident: Resident) -> LoadedModel:
     """Times are whole seconds, as in `created`."""
     return {
         "id": resident.model,
@@ -135,7 +298,7 @@ def _residents(serving: Services) -> dict[str, Resident]:
     return {resident.model: resident for resident in serving.memory.loaded()}
 
 
-def _list(objects: list[dict[str, Any]]) -> Response:
+def _list(objects: list[Model] | list[LoadedModel]) -> Response:
     return JSONResponse({"object": "list", "data": objects, "models": objects})
 
 
@@ -149,6 +312,13 @@ def _id(request: Request) -> str:
 # Loading ----------------------------------------------------------------------------------------------
 
 
+@operation(
+    "Load a model now",
+    path=_ID,
+    body=Fields(Keep, required=False),
+    answers={200: answer("the model, loaded", Model)},
+    refusals=refusals(*_READING, errors.ModelNotFound, errors.ModelBroken, errors.Leaving, errors.NoMemory),
+)
 @v1
 async def load(request: Request) -> Response:
     serving = services(request)
@@ -158,6 +328,12 @@ async def load(request: Request) -> Response:
     return JSONResponse(document(info, _residents(serving).get(info.id)))
 
 
+@operation(
+    "Unload a model when its running requests have ended",
+    path=_ID,
+    answers={200: answer("the model is not in memory any more", Unloaded)},
+    refusals=refusals(errors.ModelNotFound, errors.ModelBroken),
+)
 @v1
 async def unload(request: Request) -> Response:
     """A model that is loaded goes also where its file has gone before it."""
@@ -166,7 +342,7 @@ async def unload(request: Request) -> Response:
     if id not in _residents(serving):
         id = serving.models.find(id).id
     await serving.memory.unload(id)
-    return JSONResponse({"id": id, "object": "model", "loaded": False})
+    return JSONResponse(Unloaded(id=id, object="model", loaded=False))
 
 
 async def _small(request: Request, asked: type[fields.Asked]) -> fields.Asked:
@@ -177,6 +353,28 @@ async def _small(request: Request, asked: type[fields.Asked]) -> fields.Asked:
 # Pulling ----------------------------------------------------------------------------------------------
 
 
+@operation(
+    "Pull a model from the hub",
+    query=Streamed,
+    body=Fields(Wanted),
+    answers={
+        200: Answer(
+            "the model was here already; or the events of a pull",
+            {"application/json": Model, "text/event-stream": _EVENTS},
+        ),
+        201: answer("the model, pulled", Model),
+    },
+    refusals=refusals(
+        *_READING,
+        errors.HubUnreachable,
+        errors.Gated,
+        errors.NotAtSource,
+        errors.ChecksumMismatch,
+        errors.NotAModel,
+        errors.NoSpace,
+        errors.NotWritable,
+    ),
+)
 @v1
 async def pull(request: Request) -> Response:
     """Leaving does not stop a download: other clients may wait for it, and nobody wants half of one."""
@@ -227,7 +425,7 @@ async def _events(pulled: AsyncIterator[Pulled]) -> AsyncIterator[ServerSentEven
         yield sse.event("error", str(error))
 
 
-def _progress(pulling: Pulling) -> dict[str, Any]:
+def _progress(pulling: Pulling) -> PullProgress:
     """Bytes, bytes per second, seconds; whole ones, for clients that read integers."""
     return {
         "status": pulling.status,
@@ -241,6 +439,12 @@ def _progress(pulling: Pulling) -> dict[str, Any]:
 # Deleting ---------------------------------------------------------------------------------------------
 
 
+@operation(
+    "Delete a model",
+    path=_ID,
+    answers={200: answer("the model is gone", Deleted)},
+    refusals=refusals(errors.ModelNotFound, errors.BadRequest, errors.NotWritable),
+)
 @v1
 async def delete(request: Request) -> Response:
     """New requests are refused at once; those that run keep the file until they end, and so does our answer.
@@ -250,7 +454,7 @@ async def delete(request: Request) -> Response:
     serving = services(request)
     id = serving.models.named(_id(request), aliases=False).id
     await asyncio.shield(_kept(_delete(serving, id)))
-    return JSONResponse({"id": id, "object": "model", "deleted": True})
+    return JSONResponse(Deleted(id=id, object="model", deleted=True))
 
 
 async def _delete(serving: Services, id: str) -> None:

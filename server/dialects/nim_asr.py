@@ -6,9 +6,11 @@ Its transcriptions and translations stand in audio.py, its models in models.py. 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import __version__, errors, speak
-from server.dialects import Open, services, v1
+from server.dialects import Open, Problem, refusals, services, v1
+from server.openapi import answer, closed, operation
 from server.services import Services
 from server.types import ModelInfo
 
@@ -16,6 +18,55 @@ API = "3.1.0"
 """The version of the NIM's HTTP API whose routes and answers these are."""
 
 
+@closed
+class Probe(TypedDict):
+    """The NIM's answer to a probe."""
+
+    object: str
+    message: str
+    status: str
+    """`ready`, `not_ready` or `live`."""
+
+
+@closed
+class Version(TypedDict):
+    """What runs here."""
+
+    release: str
+    """whisperd's version."""
+    api: str
+    """The NIM's API that it speaks."""
+
+
+@closed
+class NimModel(TypedDict):
+    """A model that can be loaded."""
+
+    modelUrl: str
+    shortName: str
+
+
+@closed
+class Metadata(TypedDict):
+    """What the NIM tells of itself."""
+
+    version: str
+    selectedModelProfileId: str
+    """SHA-256 of the model for requests that name none; empty where there is none."""
+    modelInfo: list[NimModel]
+    repository_override: str
+    assetInfo: list[str]
+    licenseInfo: dict[str, str]
+
+
+@operation(
+    "Whether requests are answered without waiting for the start",
+    answers={
+        200: answer("ready", Probe),
+        503: answer("the server is being started or stopped", Probe | Problem, Retry_After="seconds"),
+    },
+    refusals=refusals(),
+)
 async def ready(request: Request) -> Response:
     """200 once readers are up and what is to be preloaded is loaded; other models load at their first use."""
     try:
@@ -27,35 +78,37 @@ async def ready(request: Request) -> Response:
     return JSONResponse(_health("ready", "ready"))
 
 
+@operation("Whether it is up", answers={200: answer("live", Probe)}, refusals=refusals())
 async def live(request: Request) -> Response:
     return JSONResponse(_health("live", "live"))
 
 
-def _health(message: str, status: str) -> dict[str, str]:
+def _health(message: str, status: str) -> Probe:
     return {"object": "health.response", "message": message, "status": status}
 
 
+@operation("The versions", answers={200: answer("the versions", Version)}, refusals=refusals())
 async def version(request: Request) -> Response:
-    return JSONResponse({"release": __version__, "api": API})
+    return JSONResponse(Version(release=__version__, api=API))
 
 
+@operation("What can be loaded", answers={200: answer("the models", Metadata)}, refusals=refusals())
 @v1
 async def metadata(request: Request) -> Response:
     """The models that can be loaded; the profile is the SHA-256 of the one for requests that name none."""
     serving = services(request)
-    return JSONResponse(
-        {
-            "version": __version__,
-            "selectedModelProfileId": _selected(serving),
-            "modelInfo": [
-                *(_model(serving, info) for info in serving.models.installed() if not info.broken),
-                *_that_speak(serving),
-            ],
-            "repository_override": "",
-            "assetInfo": [],
-            "licenseInfo": {},
-        }
-    )
+    told: Metadata = {
+        "version": __version__,
+        "selectedModelProfileId": _selected(serving),
+        "modelInfo": [
+            *(_model(serving, info) for info in serving.models.installed() if not info.broken),
+            *_that_speak(serving),
+        ],
+        "repository_override": "",
+        "assetInfo": [],
+        "licenseInfo": {},
+    }
+    return JSONResponse(told)
 
 
 def _selected(serving: Services) -> str:
@@ -65,13 +118,13 @@ def _selected(serving: Services) -> str:
         return ""
 
 
-def _model(serving: Services, info: ModelInfo) -> dict[str, str]:
+def _model(serving: Services, info: ModelInfo) -> NimModel:
     note = serving.models.origin(info)
     url = f"hf://{note.repo}/{note.path}" if note and note.repo else info.path.name
     return {"modelUrl": url, "shortName": info.id}
 
 
-def _that_speak(serving: Services) -> list[dict[str, str]]:
+def _that_speak(serving: Services) -> list[NimModel]:
     models = {info.id: info for info in map(speak.model_of, serving.voices.installed())}
     return [{"modelUrl": info.path.name, "shortName": id} for id, info in models.items()]
 

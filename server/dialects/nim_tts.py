@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from server import fields, sse
-from server.dialects import services, v1
+from server import errors, fields, sse
+from server.dialects import refusals, services, v1
 from server.errors import BadField, BadRequest, MissingField, TextTooLong, VoiceNotFound
+from server.openapi import Answer, Upload, answer, closed, operation
 from server.speak import SAMPLE_RATES, Spoken, wav_header
 from server.spool import spooled
 from server.types import Audio, Speak
@@ -49,6 +51,32 @@ class Asked(BaseModel):
     prompt_quality: int = Field(20, description="1 to 40.")
 
 
+@closed
+class VoiceNames(TypedDict):
+    """Names of voices."""
+
+    voices: list[str]
+
+
+_ERRORS = (
+    errors.BadRequest,
+    errors.TooLarge,
+    errors.TooSlow,
+    errors.ModelNotFound,
+    errors.ModelBroken,
+    errors.Busy,
+    errors.NoMemory,
+    errors.NoSpace,
+    errors.WorkFailed,
+)
+_BODY = Upload(Asked, "audio_prompt", "a recording to clone; refused, as no voice here can", needed=False)
+
+
+@operation(
+    "The voices",
+    answers={200: answer("all voices, under one key: the locales that they speak", dict[str, VoiceNames])},
+    refusals=refusals(),
+)
 @v1
 async def list_voices(request: Request) -> Response:
     """All voices, under one key: the locales that they speak."""
@@ -58,6 +86,12 @@ async def list_voices(request: Request) -> Response:
     return JSONResponse({locales: {"voices": [*(voice.id for voice in installed), *voices.aliases]}})
 
 
+@operation(
+    "Speak a text, whole",
+    body=_BODY,
+    answers={200: Answer("a WAV file", {"audio/wav": bytes})},
+    refusals=refusals(*_ERRORS),
+)
 @v1
 async def synthesize(request: Request) -> Response:
     """A whole WAV file."""
@@ -68,6 +102,12 @@ async def synthesize(request: Request) -> Response:
     return Response(wav_header(spoken.sample_rate, len(pcm)) + pcm, media_type="audio/wav")
 
 
+@operation(
+    "Speak a text as it is made",
+    body=_BODY,
+    answers={200: Answer("raw samples, int16; without a content type", {"application/octet-stream": bytes})},
+    refusals=refusals(*_ERRORS),
+)
 @v1
 async def synthesize_online(request: Request) -> Response:
     """Raw samples, as they are made; without a content type, as NVIDIA's."""

@@ -4,17 +4,19 @@ import base64
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import errors, fields, sse
-from server.dialects import Open, problem, services, v1
+from server.dialects import Open, Problem, problem, refusals, services, v1
 from server.errors import MissingField, ModelNotFound
+from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.speak import Spoken
 from server.types import Audio, Speak
 from server.voices import OPENAI, engines_here
@@ -47,18 +49,107 @@ def _voice(value: object) -> object:
 class Asked(BaseModel):
     """The body's fields; others are ignored."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(strict=False, use_attribute_docstrings=True)
 
     model: str = ""
+    """`tts-1`, another of OpenAI's names, or an engine of /v1/audio/models; empty: the voice's own."""
     input: str
+    """The text."""
     voice: Annotated[str, BeforeValidator(_voice)] = ""
+    """A voice of /v1/audio/voices."""
     instructions: str = ""
+    """Taken, and not followed: no engine here can."""
     response_format: Audio = "mp3"
+    """How the sound is encoded."""
     speed: float = Field(1.0, ge=0.25, le=4.0)
+    """1 is the voice's own."""
     stream_format: Literal["audio", "sse"] = "audio"
+    """`sse`: as OpenAI's events."""
     language: str = Field("", max_length=40)
+    """Of the text, where the voice does not say it."""
 
 
+@closed
+class Usage(TypedDict):
+    """What was read and said, counted as tokens."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+@closed
+class AudioDelta(TypedDict):
+    """More sound."""
+
+    type: Literal["speech.audio.delta"]
+    audio: str
+    """Base64."""
+
+
+@closed
+class AudioDone(TypedDict):
+    """The last event."""
+
+    type: Literal["speech.audio.done"]
+    usage: Usage
+
+
+@closed
+class NamedVoice(TypedDict):
+    """A voice."""
+
+    id: str
+    name: str
+    language: NotRequired[str]
+    """BCP-47; OpenAI's names have none."""
+
+
+@closed
+class NamedVoices(TypedDict):
+    """What `voice` may be."""
+
+    voices: list[NamedVoice]
+
+
+@closed
+class NamedModel(TypedDict):
+    """What speaks."""
+
+    id: str
+
+
+@closed
+class NamedModels(TypedDict):
+    """What `model` may be."""
+
+    models: list[NamedModel]
+
+
+@operation(
+    "Speak a text",
+    body=Fields(Asked),
+    answers={
+        200: Answer(
+            "the sound, as it is made",
+            {
+                **dict.fromkeys(MEDIA_TYPES.values(), bytes),
+                "text/event-stream": Events({"": AudioDelta | AudioDone | Problem}),
+            },
+            {"X-Voice": "the voice that speaks"},
+        )
+    },
+    refusals=refusals(
+        errors.BadRequest,
+        errors.TooLarge,
+        errors.TooSlow,
+        errors.ModelNotFound,
+        errors.ModelBroken,
+        errors.Busy,
+        errors.NoMemory,
+        errors.WorkFailed,
+    ),
+)
 @v1
 async def speech(request: Request) -> Response:
     """Speak a text."""
@@ -107,18 +198,19 @@ async def _events(sound: AsyncIterator[bytes], spoken: Spoken) -> AsyncIterator[
     try:
         async for data in sound:
             audio = base64.b64encode(data).decode()
-            yield sse.data({"type": "speech.audio.delta", "audio": audio})
-        yield sse.data({"type": "speech.audio.done", "usage": _usage(spoken)})
+            yield sse.data(AudioDelta(type="speech.audio.delta", audio=audio))
+        yield sse.data(AudioDone(type="speech.audio.done", usage=_usage(spoken)))
     except errors.SpeechError as error:
         yield sse.data(problem(error))
 
 
-def _usage(spoken: Spoken) -> dict[str, int]:
+def _usage(spoken: Spoken) -> Usage:
     read = sum(len(_TOKEN.findall(piece.text)) for piece in spoken.pieces)
     said = round(spoken.seconds / _TOKEN_SECONDS)
     return {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
 
 
+@operation("The voices", answers={200: answer("what `voice` may be", NamedVoices)}, refusals=refusals())
 @v1
 async def voices(request: Request) -> Response:
     """The voices, OpenAI's names for them first."""
@@ -128,6 +220,7 @@ async def voices(request: Request) -> Response:
     return JSONResponse({"voices": named + own})
 
 
+@operation("What speaks", answers={200: answer("what `model` may be", NamedModels)}, refusals=refusals())
 @v1
 async def models(request: Request) -> Response:
     """What `model` may be."""

@@ -1,7 +1,7 @@
 """How a transcript is written: one file a format, found by its name, which is the `response_format`."""
 
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 from server.subtitles import Cue, Cues
 from server.types import Segment, Style, Transcript
 
-Piece = str | dict[str, Any]
+Piece = str | Mapping[str, Any]
 """A segment by itself: text for formats of text, an object for formats of JSON."""
 
 

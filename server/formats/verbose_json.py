@@ -5,15 +5,17 @@ CreateTranscriptionResponseVerboseJson; `warnings` and `model` are ours.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Literal, NotRequired
 
 import msgspec
+from typing_extensions import TypedDict
 
 from server import languages
 from server.formats import Each, Pieces
-from server.types import Segment, Style, Transcript, Word
+from server.openapi import closed
+from server.types import Guard, Segment, Style, Task, Transcript, Word
 
 MEDIA_TYPE = "application/json"
 
@@ -22,6 +24,88 @@ _LEAST_TOLD = 0.001
 
 _SEEK_PER_SECOND = 100
 """Whisper counts `seek` in frames of 10 ms."""
+
+
+@closed
+class Usage(TypedDict):
+    """How much sound it was."""
+
+    type: Literal["duration"]
+    seconds: int
+    """Rounded up."""
+
+
+@closed
+class SpokenWord(TypedDict):
+    """A word with its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+    probability: float | None
+    """0 to 1; null where the engine gives none."""
+
+
+@closed
+class LogProb(TypedDict):
+    """A token of the text and its probability."""
+
+    token: str
+    """Of half a character only the bytes are true."""
+    logprob: float
+    bytes: list[int]
+
+
+@closed
+class BriefSegment(TypedDict):
+    """A phrase with its times in seconds."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+
+
+@closed
+class FullSegment(BriefSegment):
+    """A phrase with its scores; null where the engine does not tell."""
+
+    seek: int
+    """Start of the window it was heard in, in hundredths of a second."""
+    tokens: Sequence[int]
+    temperature: float | None
+    avg_logprob: float | None
+    compression_ratio: float | None
+    no_speech_prob: float | None
+    language: str | None
+    """ISO-639-1 code of what is spoken; null where nobody told or detected it."""
+    words: NotRequired[list[SpokenWord]]
+    """In streams, where times of words were asked for."""
+    logprobs: NotRequired[list[LogProb]]
+    """In streams, where they were asked for."""
+
+
+@closed
+class VerboseJson(TypedDict):
+    """A transcript with all that is known of it."""
+
+    task: Task
+    language: str
+    """English name of the text's language; empty where nobody spoke."""
+    duration: float
+    """Seconds of the media."""
+    text: str
+    segments: list[FullSegment]
+    words: NotRequired[list[SpokenWord]]
+    logprobs: NotRequired[list[LogProb]]
+    usage: Usage
+    model: str
+    warnings: Sequence[str]
+    """What you should know: that the file broke off, that the demo model heard it."""
+    guards: Sequence[Guard]
+    """What the model wrote and this transcript does not have, and why."""
+    languages: dict[str, float]
+    """Probabilities of detected languages, by ISO-639-1 code, greatest first."""
 
 
 def write(transcript: Transcript, style: Style) -> Iterator[str]:
@@ -57,32 +141,40 @@ def pieces(style: Style) -> Pieces:
     return Each(partial(piece, style=style))
 
 
-def piece(segment: Segment, style: Style) -> dict[str, Any]:
+def piece(segment: Segment, style: Style) -> FullSegment:
     """A segment by itself, with what was asked for."""
-    words = {"words": [word_fields(word) for word in segment.words]} if style.words else {}
-    return full(segment) | words | ({"logprobs": list(logprobs(segment))} if style.logprobs else {})
+    told = full(segment)
+    if style.words:
+        told["words"] = [word_fields(word) for word in segment.words]
+    if style.logprobs:
+        told["logprobs"] = list(logprobs(segment))
+    return told
 
 
-def usage(transcript: Transcript) -> dict[str, Any]:
+def usage(transcript: Transcript) -> Usage:
     """As TranscriptTextUsageDuration; whole seconds."""
     return {"type": "duration", "seconds": math.ceil(transcript.duration)}
 
 
-def logprobs(segment: Segment) -> Iterator[dict[str, Any]]:
+def logprobs(segment: Segment) -> Iterator[LogProb]:
     """A segment's tokens as OpenAI's LogProbProperties; of half a character only the bytes are true."""
     for token in segment.logprobs:
         text = token.text.decode("utf-8", "replace")
         yield {"token": text, "logprob": token.logprob, "bytes": list(token.text)}
 
 
-def brief(segment: Segment) -> dict[str, Any]:
+def brief(segment: Segment) -> BriefSegment:
     """A segment as go-whisper streams it."""
     return {"id": segment.id, "start": segment.start, "end": segment.end, "text": segment.text}
 
 
-def full(segment: Segment) -> dict[str, Any]:
+def full(segment: Segment) -> FullSegment:
     """A segment with all that OpenAI's document lists."""
-    return brief(segment) | {
+    return {
+        "id": segment.id,
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text,
         "seek": round(segment.seek * _SEEK_PER_SECOND),
         "tokens": segment.tokens,
         "temperature": segment.temperature,
@@ -93,12 +185,12 @@ def full(segment: Segment) -> dict[str, Any]:
     }
 
 
-def word_fields(word: Word) -> dict[str, Any]:
+def word_fields(word: Word) -> SpokenWord:
     """A word as OpenAI's TranscriptionWord, with its probability beside."""
     return {"word": word.text, "start": word.start, "end": word.end, "probability": word.probability}
 
 
-def _array(name: str, items: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _array(name: str, items: Iterable[Mapping[str, object]]) -> Iterator[str]:
     yield f',"{name}":['
     for index, item in enumerate(items):
         yield "," * (index > 0) + _json(item)
