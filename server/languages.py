@@ -13,7 +13,10 @@ _OTHER_CODES = {
 }
 """Codes of the same languages that people send and Whisper does not know."""
 
-_DETECT = ("", "auto", "multi", "none")
+MULTI = "multi"
+"""What clients send where several languages are spoken."""
+
+_DETECT = ("", "auto", MULTI, "none")
 
 
 def code(text: str) -> str | None:

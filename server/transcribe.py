@@ -39,7 +39,7 @@ from server.types import (
     Window,
     WindowShape,
 )
-from server.vote import Vote
+from server.vote import VOTERS, Vote
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,12 @@ _AHEAD = 2
 
 _PATIENCE = 1.0
 """Seconds that a model may take to load before it is told."""
+
+_REMEMBERED = 400
+"""Characters of the window before that a conditioned one is told."""
+
+_MIXED = 0.4
+"""Seconds of silence that end a window where languages are mixed: speakers pause before they change."""
 
 _ENOUGH = 15.0
 """Seconds of speech by which a language is told."""
@@ -164,7 +170,10 @@ class _Hearing:
         self._request = uuid4().hex
         self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.slots + _AHEAD)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._vote = Vote()
+        self._vote = Vote(1 if listen.conditioned else VOTERS)
+        self._latest: asyncio.Task[guards.Guarded] | None = None
+        self._said = ""
+        """By the window that was heard last."""
         self._stitcher = Stitcher()
         self._prompt, self._warnings = prompts.prompt(listen)
         self._segments: list[Segment] = []
@@ -262,12 +271,27 @@ class _Hearing:
             self._vote.close()
         if not isinstance(item, Window):
             return item
+        if self._listen.conditioned and self._latest:
+            await asyncio.wait({self._latest})
+        self._latest = self._begin(await self._hearing(item))
+        return item, self._latest
+
+    async def _hearing(self, window: Window) -> Coroutine[Any, Any, guards.Guarded]:
+        """The work of hearing a window, in the language that it is to be heard in."""
         if self._listen.language:
-            return item, self._begin(self._hear(item, self._listen.language))
+            return self._hear(window, self._listen.language)
+        if self._listen.multilingual:
+            return self._hear_by_itself(window)
         if self._vote.open:
             self._vote.send()
-            return item, self._begin(self._hear_and_vote(item))
-        return item, self._begin(self._hear(item, await self._vote.decided()))
+            return self._hear_and_vote(window)
+        return self._hear(window, await self._vote.decided())
+
+    async def _hear_by_itself(self, window: Window) -> guards.Guarded:
+        """Hear a window in its own language."""
+        heard = await self._run(self._unit(window, None))
+        self._vote.cast(heard.languages if heard.segments else {}, window.duration)
+        return await self._guarded(heard, window, heard.language)
 
     async def _hear_and_vote(self, window: Window) -> guards.Guarded:
         """Hear a window in its own language, and once more where all of them together tell another one."""
@@ -292,6 +316,9 @@ class _Hearing:
             replace(phrase, language=heard.language) for phrase in segments.phrases(found.heard.segments)
         )
         kept = guards.guarded(replace(found.heard, segments=tuple(spoken)), window)
+        said = "".join(segment.text for segment in kept.heard.segments)
+        # What has looped once would loop on.
+        self._said = "" if why else said.strip()[-_REMEMBERED:]
         return guards.Guarded(kept.heard, found.guards + kept.guards)
 
     async def _run(self, unit: Unit) -> Heard:
@@ -303,7 +330,7 @@ class _Hearing:
             task=self._listen.task,
             language=language,
             languages=self._listen.languages,
-            prompt=self._prompt,
+            prompt=f"{self._prompt} {self._said}".strip() if self._listen.conditioned else self._prompt,
             temperature=self._listen.temperature,
             words=True,
             logprobs=self._listen.logprobs,
@@ -319,6 +346,8 @@ class _Hearing:
     @property
     def _shape(self) -> WindowShape:
         shape, activity = self._model.shape, self._listen.activity
+        if self._listen.multilingual:
+            shape = replace(shape, gap=min(shape.gap, _MIXED))
         return shape.heard_by(activity) if activity else shape
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

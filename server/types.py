@@ -119,6 +119,10 @@ class Listen:
     """ISO-639-1 code of the speech; None: detected."""
     languages: tuple[str, ...] = ()
     """ISO-639-1 codes among which it is detected; empty: among all that the model knows."""
+    multilingual: bool = False
+    """Whether several languages are spoken: each window is heard in its own."""
+    conditioned: bool = False
+    """Whether each window is told what the one before it said; windows then wait for each other."""
     prompt: str = ""
     """Text that precedes every window: spelling, names, style."""
     keywords: tuple[str, ...] = ()

@@ -19,11 +19,11 @@ _PATIENCE = 1.5
 class Vote:
     """Windows say what they heard and wait until it is decided. Later votes may correct a decision."""
 
-    def __init__(self) -> None:
+    def __init__(self, voters: int = VOTERS) -> None:
         self._weights: dict[str, float] = {}
         self._cast = 0
         self._weight = 0.0
-        self._expected = VOTERS
+        self._expected = voters
         self._sent = 0
         self._done = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None

@@ -94,7 +94,7 @@ class Sound:
 
     def __init__(self, pcm: Pcm) -> None:
         self.seconds = len(pcm) / SAMPLE_RATE
-        frames = _framed(pcm)
+        frames = _framed(pcm - pcm.mean() if len(pcm) else pcm)
         self.loudness: Floats = 10 * np.log10(1e-10 + (frames**2).mean(axis=1))
         """dB of each frame."""
         quiet, loud = np.percentile(self.loudness, (10, 95))

@@ -29,13 +29,13 @@ async def readers(tmp_path: Path) -> AsyncIterator[Readers]:
 
 
 async def hear(
-    readers: Readers, tmp_path: Path, pcm: Pcm, say: Say | Engine, listen: Listen
+    readers: Readers, tmp_path: Path, pcm: Pcm, say: Say | Engine, listen: Listen, slots: int = 2
 ) -> tuple[Transcript, list[Event], Engine]:
     """The transcript, all events, and the engine that was asked."""
     file = tmp_path / "media.wav"
     file.write_bytes(wav(pcm))
     engine = say if isinstance(say, Engine) else Engine(say)
-    runner = Runner(engine)
+    runner = Runner(engine, slots)
     models = Models(tmp_path, bundled(), default="", demo="true", aliases={})
     memory = Memory(runner, budget=1 << 40, keep_alive=60, keep_alive_of={}, pinned=())
     events = [event async for event in transcribe(listen, on_disk(file), models, readers, memory, runner)]
@@ -258,6 +258,35 @@ async def test_the_choice_of_languages_reaches_the_engine(readers: Readers, tmp_
     listen = Listen(model="demo", languages=("de", "en"))
     _, _, engine = await hear(readers, tmp_path, ONE, plain(segment("Ja.", 0.2, 1.0), language="de"), listen)
     assert engine.asked[0].languages == ("de", "en")
+
+
+async def test_mixed_languages_are_heard_each_in_its_own(readers: Readers, tmp_path: Path) -> None:
+    pcm = talk(SENTENCES[:4], pause=0.7)
+    turns = spoken_in({"de": 0.9}, {"en": 0.9}, {"fr": 0.9}, {"en": 0.9})
+    listen = Listen(model="demo", multilingual=True)
+    transcript, _, engine = await hear(readers, tmp_path, pcm, turns, listen, slots=1)
+    assert [one.language for one in transcript.segments] == ["de", "en", "fr", "en"]
+    assert texts(transcript.segments) == ["de!", "en!", "fr!", "en!"]
+    assert transcript.language == "en"
+    assert {decode.language for decode in engine.asked} == {None}
+
+
+async def test_windows_are_told_what_was_said_before_where_that_is_wanted(
+    readers: Readers, tmp_path: Path
+) -> None:
+    numbers = iter(range(100))
+
+    def counts(pcm: Pcm, decode: Decode) -> Heard:
+        return Heard("en", (segment(f"Number {next(numbers)}.", 0.2, len(pcm) / 16_000 - 0.2),))
+
+    listen = Listen(model="demo", language="en", prompt="Names.", conditioned=True)
+    _, _, engine = await hear(readers, tmp_path, FOUR, counts, listen)
+    assert len(engine.asked) >= 3
+    expected = ["Names.", *(f"Names. Number {n}." for n in range(len(engine.asked) - 1))]
+    assert [decode.prompt for decode in engine.asked] == expected
+    unconditioned = Listen(model="demo", language="en", prompt="Names.")
+    _, _, engine = await hear(readers, tmp_path, FOUR, counts, unconditioned)
+    assert {decode.prompt for decode in engine.asked} == {"Names."}
 
 
 # Speech without a pause -------------------------------------------------------------------------------

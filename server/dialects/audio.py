@@ -78,6 +78,11 @@ def _code(value: object) -> str:
     raise ValueError(f'"{str(value)[:40]}" is not a language; leave the field out to have it detected')
 
 
+def _language(value: object) -> str | None:
+    text = str(value or "")
+    return languages.MULTI if text.strip().lower() == languages.MULTI else languages.code(text)
+
+
 def _strategy(value: object) -> object:
     """An object may come as JSON, or key by key: chunking_strategy[threshold]."""
     if isinstance(value, str) and value.startswith("{"):
@@ -108,8 +113,12 @@ class Asked(BaseModel):
 
     model: str = ""
     """An id of /v1/models, or a name such as whisper-1 for the best installed one."""
-    language: fields.Language = None
-    """Language of the speech; absent, "auto" or "multi": detected."""
+    language: Annotated[str | None, BeforeValidator(_language)] = None
+    """Language of the speech; absent or "auto": detected; "multi": several, each stretch in its own."""
+    multilingual: bool = False
+    """Whether several languages are spoken; `language=multi` says the same."""
+    condition_on_previous_text: bool = False
+    """Whether each window is told what the one before it said; windows then wait for each other."""
     languages: tuple[Annotated[str, BeforeValidator(_code)], ...] = ()
     """Languages among which it is detected; `language` wins."""
     response_format: Annotated[str, BeforeValidator(_format), WithJsonSchema(_FORMATS)] = "json"
@@ -386,11 +395,14 @@ def _model(serving: Services, listen: Listen) -> ModelInfo | None:
 
 
 def _listen(asked: Asked, task: Task) -> Listen:
+    multilingual = asked.multilingual or asked.language == languages.MULTI
     return Listen(
         model=asked.model,
         task=task,
-        language=asked.language,
-        languages=() if asked.language else tuple(dict.fromkeys(asked.languages)),
+        language=None if multilingual else asked.language,
+        languages=() if asked.language and not multilingual else tuple(dict.fromkeys(asked.languages)),
+        multilingual=multilingual,
+        conditioned=asked.condition_on_previous_text,
         prompt=asked.prompt,
         keywords=asked.keywords,
         temperature=asked.temperature,
