@@ -79,8 +79,6 @@ def timed(heard: Heard, pcm: Pcm, words: bool) -> Heard:
 
     `pcm`: the window, float32 mono 16 kHz. Segments and words are in order and inside the window.
     """
-    if not heard.segments:
-        return heard
     sound = Sound(pcm)
     segments: list[Segment] = []
     for segment, (low, high) in zip(heard.segments, _bounds(heard.segments, sound.seconds), strict=True):

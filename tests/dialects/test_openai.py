@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ from openai.types.audio import (
     TranscriptionVerbose,
 )
 
-from tests.serving import Server
+from tests.serving import Server, serving
 from tests.speech import SENTENCES, say, silence, talk, wav
 
 TEXT = " ".join(SENTENCES[:4])
@@ -99,6 +100,17 @@ def test_scores_of_segments_tell_speech_from_noise(client: httpx.Client) -> None
 def test_usage_is_time(sdk: openai.OpenAI, model: str) -> None:
     answer = hear(sdk, model=model)
     assert (answer.usage.type, answer.usage.seconds) == ("duration", math.ceil(len(PCM) / 16000))
+
+
+def test_a_model_of_openai_tells_tokens_and_languages(tmp_path: Path) -> None:
+    with serving(tmp_path, "--aliases", "gpt-transcribe=ggml-demo") as server:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as sdk:
+            answer = hear(sdk, model="gpt-transcribe", include=["logprobs"])
+            assert answer.usage.type == "tokens"
+            assert answer.usage.output_tokens == len(answer.logprobs) > 10
+            assert [language.code for language in answer.languages] == ["en"]
+            quiet = hear(sdk, wav(silence(3)), model="gpt-transcribe", language=openai.omit)
+            assert (quiet.languages, quiet.usage.output_tokens) == ([], 0)
 
 
 def test_usage_of_a_stream_is_tokens(sdk: openai.OpenAI) -> None:
