@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from server import text
 from server.encoder import Encoder
+from server.errors import BadField
 from server.memory import Memory
 from server.speaker import Speakers
+from server.text import dictionary
 from server.types import ModelInfo, Piece, Speak, Voice
 from server.voices import Voices
 
@@ -48,10 +50,13 @@ async def prepare(speak: Speak, voices: Voices) -> Spoken:
     """Find the voice and make the text ready. Raises VoiceNotFound and BadField, TextTooLong among them."""
     voice = voices.find(speak.voice, speak.language, speak.engine)
 
+    words = dictionary.parse(speak.dictionary)
+    if words and not voice.ipa:
+        raise BadField(f"the voice {voice.id} takes no sounds in IPA", "custom_dictionary")
+
     def pieces() -> tuple[Piece, ...]:
-        found = text.pieces(
-            speak.text, speak.language or voice.locale, speed=speak.speed, longest=speak.longest
-        )
+        language = speak.language or voice.locale
+        found = text.pieces(speak.text, language, speed=speak.speed, longest=speak.longest, words=words)
         return tuple(found) or (Piece("", pause=_SILENCE),)
 
     if len(speak.text) <= _AT_ONCE:

@@ -362,6 +362,8 @@ class Speak:
     engine: str = ""
     """The engine that must do it; empty: the voice's own."""
     speed: float = 1.0
+    dictionary: str = ""
+    """Words and how they sound in IPA, as text/dictionary.py reads them."""
     format: Audio = "wav"
     sample_rate: int = 0
     """Hz of the answer; 0: as the voice makes it."""

@@ -133,6 +133,7 @@ async def _prepared(request: Request, format: Audio) -> Spoken:
         text=asked.text,
         voice=asked.voice,
         language=asked.language,
+        dictionary=asked.custom_dictionary,
         format=format,
         sample_rate=asked.sample_rate_hz,
         longest=LONGEST,

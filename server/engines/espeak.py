@@ -30,6 +30,76 @@ _RATE, _PITCH = 1, 3
 _NORMAL_PITCH = 50
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
+_MNEMONICS = {
+    **{letter: letter for letter in "bdefhijklmnopstuvwyz"},
+    "a": "a",
+    "ɑ": "A",
+    "ɑː": "A:",
+    "æ": "a",
+    "ɐ": "a#",
+    "ɒ": "0",
+    "ʌ": "V",
+    "ə": "@",
+    "ɚ": "3",
+    "ɛ": "E",
+    "ɜ": "3:",
+    "ɜː": "3:",
+    "ɝ": "3:",
+    "ɪ": "I",
+    "iː": "i:",
+    "ɔ": "O",
+    "ɔː": "O:",
+    "ʊ": "U",
+    "uː": "u:",
+    "ø": "Y",
+    "øː": "Y:",
+    "œ": "W",
+    "yː": "y:",
+    "ʏ": "y",
+    "aɪ": "aI",
+    "aʊ": "aU",
+    "eɪ": "eI",
+    "oʊ": "oU",
+    "əʊ": "oU",
+    "ɔɪ": "OI",
+    "ɔʏ": "OY",
+    "ɪə": "i@",
+    "eə": "e@",
+    "ʊə": "U@",
+    "ɑ̃": "A~",
+    "ɛ̃": "E~",
+    "ɔ̃": "O~",
+    "œ̃": "W~",
+    "ɡ": "g",
+    "g": "g",
+    "r": "r",
+    "ɹ": "r",
+    "ɾ": "*",
+    "ʁ": "r",
+    "θ": "T",
+    "ð": "D",
+    "ʃ": "S",
+    "ʒ": "Z",
+    "tʃ": "tS",
+    "dʒ": "dZ",
+    "ŋ": "N",
+    "ɲ": "n^",
+    "ʎ": "l^",
+    "x": "x",
+    "χ": "x",
+    "ç": "C",
+    "β": "B",
+    "ɣ": "Q",
+    "ɫ": "l",
+    "ʔ": "?",
+    "ˈ": "'",
+    "'": "'",
+    "ˌ": ",",
+    "ː": ":",
+    " ": "||",
+}
+"""espeak-ng's names of what IPA writes; the names are ASCII-IPA (Kirshenbaum) with changes of its own."""
+
 _LOCALES = {
     "cmn": "zh-CN",
     "de": "de-DE",
@@ -96,6 +166,21 @@ def voices(folder: Path) -> tuple[Voice, ...]:
     return _data_voices(package) if package else ()
 
 
+def _marked(piece: Piece) -> str:
+    """The text with espeak's own marks around what is given in IPA."""
+    text, at = "", 0
+    for sound in piece.pronounced:
+        text += piece.text[at : sound.start].replace("[[", " ") + f"[[{mnemonics(sound.ipa)}]]"
+        at = sound.end
+    return text + piece.text[at:].replace("[[", " ")
+
+
+def mnemonics(ipa: str) -> str:
+    """IPA in espeak-ng's names of phonemes; what it has no name for is left out."""
+    found = re.findall("|".join(sorted(map(re.escape, _MNEMONICS), key=len, reverse=True)), ipa)
+    return "".join(_MNEMONICS[sound] for sound in found)
+
+
 class Speaker:
     """espeak-ng in this process."""
 
@@ -122,9 +207,10 @@ class Speaker:
         speed = min(max(round(_WORDS_PER_MINUTE * piece.speed), _SLOWEST), _FASTEST)
         library.espeak_SetParameter(_RATE, speed, 0)
         library.espeak_SetParameter(_PITCH, min(99, round(_NORMAL_PITCH * piece.pitch)), 0)
-        text = piece.text.encode() + b"\0"
+        text = _marked(piece).encode() + b"\0"
         # Its pause at an end is a sentence's: not what is due where a long sentence was cut.
         flags = _UTF8 | (_ENDPAUSE if not piece.text[-1:].isalnum() else 0)
+        flags |= _PHONEMES if piece.pronounced else 0
         library.espeak_Synth(text, len(text), 0, 1, 0, flags, None, None)
 
     def _made(self, samples: int | None, count: int, events: int | None) -> int:

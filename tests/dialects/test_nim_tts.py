@@ -176,6 +176,28 @@ def test_every_language_of_the_document(client: httpx.Client, language: str, tex
         assert np.abs(np.frombuffer(sound[44:], "<i2")).max() > 3000
 
 
+def test_words_of_the_dictionary_sound_as_given(client: httpx.Client) -> None:
+    """ "green" is said as the dictionary has it: as "blue"."""
+    text = "My favorite color is green."
+    sound = ask(client, text=text, custom_dictionary="green  bluː").content
+    answer = client.post("/v1/audio/transcriptions", files={"file": sound}, data={"model": "ggml-demo"})
+    assert answer.json()["text"] == "My favorite color is blue."
+    broken = ask(client, custom_dictionary="green")
+    assert broken.status_code == 400
+    assert "custom_dictionary" in broken.json()["detail"]
+
+
+def test_ssml(client: httpx.Client) -> None:
+    def seconds(text: str) -> float:
+        return len(ask(client, "synthesize_online", text=text).content) / 2 / 22_050
+
+    plain = seconds(SENTENCES[0])
+    assert seconds(f"<speak>{SENTENCES[0]}</speak>") == pytest.approx(plain, abs=0.1)
+    assert seconds(f'<speak><break time="2s"/>{SENTENCES[0]}</speak>') == pytest.approx(plain + 2, abs=0.1)
+    slow = seconds(f'<speak><prosody rate="50%">{SENTENCES[0]}</prosody></speak>')
+    assert slow == pytest.approx(2 * plain, rel=0.3)
+
+
 def test_other_fields_of_the_document_are_taken(client: httpx.Client) -> None:
     fields: dict[str, object] = {
         "encoding": "LINEAR_PCM",
