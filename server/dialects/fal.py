@@ -1,0 +1,647 @@
+"""fal's queue, run, stream and storage, as both of its clients speak them.
+
+Which of fal's hosts is meant is told by the address that a proxy names, else by the Host header, else by the
+path; bare paths are the queue's. Sources: fal's document of its queue; @fal-ai/client 1.10, fal-client 1.0.
+"""
+
+import asyncio
+import base64
+import binascii
+import functools
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from sse_starlette import ServerSentEvent
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import Scope
+
+from server import errors, fields, languages, sse, transcribe
+from server.dialects import Open, notice, owner, public_base, sees, services, status
+from server.services import Services
+from server.spool import Spool, on_disk, spooled
+from server.types import Activity, Event, Job, JobRequest, Listen, Segment, Style, Transcript
+
+log = logging.getLogger(__name__)
+
+_LARGEST_INPUT = 64 << 20
+"""Bytes of a JSON body: what a data URI may be."""
+
+_PARSERS = asyncio.Semaphore(2)
+"""Bodies that are in memory at a time; others lie on the disk."""
+
+_WINDOWS = {"none": None, "regular": None, "high": 10.0, "full": 5.0}
+"""Seconds of the longest window, by `acceleration`."""
+
+_UPLOAD_TIME = 3600
+"""Seconds for which an address to upload to is good, and a token."""
+
+_LOOK = 0.5
+"""Seconds between two looks at a job whose status is streamed."""
+
+_HOSTS = ("fal.run", "fal.ai", "fal.media")
+
+_ID = r"w[0-9a-f]{32}"
+
+_NAME = re.compile(r"[^\w.-]+", re.ASCII)
+
+_STATES = {
+    "queued": "IN_QUEUE",
+    "running": "IN_PROGRESS",
+    "succeeded": "COMPLETED",
+    "failed": "COMPLETED",
+    "cancelled": "COMPLETED",
+}
+
+
+def _language(value: object) -> str | None:
+    return languages.code(str(value or ""))
+
+
+Language = Annotated[str | None, BeforeValidator(_language)]
+
+
+class Input(BaseModel):
+    """What all applications take; a body's other fields are ignored."""
+
+    audio_url: str
+    language: Language = None
+
+
+class Nemotron(Input):
+    """The input of nvidia/nemotron-asr-multilingual/asr."""
+
+    acceleration: Literal["none", "regular", "high", "full"] = "regular"
+
+    def request(self, app: str, model: str) -> JobRequest:
+        activity = Activity(longest=_WINDOWS[self.acceleration])
+        listen = Listen(model, language=self.language, activity=activity)
+        return JobRequest(listen, dialect="fal", app=app)
+
+
+def _alone(value: object) -> object:
+    if value:
+        raise ValueError("nobody here tells speakers apart")
+    return value
+
+
+class Whisper(Input):
+    """The input of fal-ai/whisper."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    chunk_level: Literal["none", "segment", "word"] = "segment"
+    prompt: str = ""
+    diarize: Annotated[bool, BeforeValidator(_alone)] = False
+
+    def request(self, app: str, model: str) -> JobRequest:
+        words = self.chunk_level == "word"
+        listen = Listen(model, self.task, self.language, prompt=self.prompt, words=words)
+        kind = "text" if self.chunk_level == "none" else "verbose_json"
+        return JobRequest(listen, dialect="fal", app=app, response_format=kind, style=Style(words=words))
+
+
+def _is_whisper(app: str) -> bool:
+    return "whisper" in app or "wizper" in app
+
+
+# Answers ----------------------------------------------------------------------------------------------
+
+
+def output(request: JobRequest, transcript: Transcript) -> dict[str, object]:
+    """What an application gives: the document of fal-ai/whisper, or that of the ASR ones."""
+    if not _is_whisper(request.app):
+        return {"output": transcript.text, "partial": False}
+    return {
+        "text": transcript.text,
+        "chunks": _chunks(request, transcript),
+        "inferred_languages": [transcript.language] if transcript.language else [],
+        "diarization_segments": [],
+    }
+
+
+def _chunks(request: JobRequest, transcript: Transcript) -> list[dict[str, object]]:
+    if request.response_format == "text":
+        return []
+    if request.style.words:
+        return [{"timestamp": [word.start, word.end], "text": word.text} for word in transcript.words]
+    return [
+        {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
+        for segment in transcript.segments
+    ]
+
+
+def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
+    """The body of a job's webhook."""
+    problem = job.error.message if job.error else None
+    return {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "ERROR" if problem else "OK",
+        "payload": output(job.request, transcript) if transcript else {"detail": problem},
+        "error": problem,
+    }
+
+
+def refusal(error: errors.SpeechError) -> JSONResponse:
+    """An error as fal tells it; what is wrong with the input is a list, as its clients show it."""
+    code = 422 if isinstance(error, errors.BadRequest | errors.BadMedia) else status(error)
+    headers = {"x-fal-request-id": str(uuid4()), "x-fal-error-type": type(error).__name__}
+    if isinstance(error, errors.Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    detail: object = str(error)
+    if code == 422:
+        place = getattr(error, "field", None) or "audio_url"
+        detail = [{"loc": ["body", place], "msg": str(error), "type": "value_error"}]
+    return JSONResponse({"detail": detail}, code, headers)
+
+
+def _told(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        try:
+            answer = await handler(request)
+        except errors.SpeechError as error:
+            log.info("%s %s refused: %s", request.method, request.url.path, error)
+            answer = refusal(error)
+        if "x-fal-request-id" not in answer.headers:
+            answer.headers["x-fal-request-id"] = str(uuid4())
+        return answer
+
+    return answer
+
+
+# Input ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _asked(request: Request) -> AsyncGenerator[tuple[JobRequest, Spool | None]]:
+    """What is asked for, and its media where the body has it as a data URI."""
+    serving = services(request)
+    app = request.path_params["app"]
+    async with AsyncExitStack() as stack:
+        limits = serving.config
+        body = await stack.enter_async_context(spooled(limits.spool_folder, _LARGEST_INPUT))
+        media = await stack.enter_async_context(spooled(limits.spool_folder))
+        async for chunk in fields.paced(request.stream(), limits.upload_grace, limits.upload_rate):
+            await body.write(chunk)
+        await body.finish()
+        async with _PARSERS:
+            found, is_here = await asyncio.to_thread(_parsed, body.path, media.path)
+        job = _checked(Whisper if _is_whisper(app) else Nemotron, found).request(app, limits.fal_apps[app])
+        if model := serving.choose(job.listen):
+            transcribe.check(model, job.listen)
+        url = "" if is_here else found["audio_url"]
+        yield replace(job, url=url), on_disk(media.path) if is_here else None
+
+
+def _parsed(body: Path, media: Path) -> tuple[dict[str, Any], bool]:
+    """The fields of a body, and whether the media was in it: then it lies in `media` now."""
+    try:
+        found = json.loads(body.read_bytes() or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise errors.BadRequest(f"the body cannot be read: {error}", "body") from error
+    if not isinstance(found, dict):
+        raise errors.BadRequest("the body must be a JSON object", "body")
+    address = found.get("audio_url")
+    if not isinstance(address, str) or not address.startswith("data:"):
+        return found, False
+    media.write_bytes(_data(address))
+    return found | {"audio_url": "data:"}, True
+
+
+def _data(address: str) -> bytes:
+    """What a data URI holds. Source: RFC 2397; nobody sends sound but as base64."""
+    head, comma, data = address.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise errors.BadUrl("audio_url: a data URI must be data:TYPE;base64,DATA", "audio_url")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise errors.BadUrl(f"audio_url: the data URI is no base64: {error}", "audio_url") from error
+
+
+def _checked(kind: type[Nemotron] | type[Whisper], found: dict[str, Any]) -> Nemotron | Whisper:
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise errors.MissingField(f"{name}: field required", name) from error
+        raise errors.BadField(f"{name}: {reason}", name) from error
+
+
+def _heard(serving: Services, job: JobRequest, media: Spool | None) -> AsyncGenerator[Event]:
+    if media:
+        return serving.transcribe(job.listen, media)
+    return serving.transcribe_url(job.listen, job.url)
+
+
+# Run, stream and the queue ----------------------------------------------------------------------------
+
+
+@_told
+async def submit(request: Request) -> Response:
+    """POST on an application: a job on the queue's host, an answer on the other one."""
+    if _host(request) in ("fal.run", "run"):
+        return await _run(request)
+    serving = services(request)
+    webhook = request.query_params.get("fal_webhook", "")
+    async with _asked(request) as (job, media):
+        kept = await serving.jobs.submit(
+            job,
+            spool=media,
+            owner=owner(request),
+            key=request.headers.get("idempotency-key", "")[:255],
+            priority="low" if request.headers.get("x-fal-queue-priority") == "low" else "normal",
+            webhook=webhook,
+        )
+    return JSONResponse(await _status(request, kept, logs=False), headers=_id(kept))
+
+
+@_told
+async def run(request: Request) -> Response:
+    return await _run(request)
+
+
+async def _run(request: Request) -> Response:
+    serving = services(request)
+    serving.readers.refuse_if_full()
+    async with _asked(request) as (job, media), aclosing(_heard(serving, job, media)) as events:
+        transcript = await transcribe.whole(events)
+    return JSONResponse(output(job, transcript), headers=notice(serving.choose(job.listen)))
+
+
+@_told
+async def stream(request: Request) -> Response:
+    """The text so far with each segment, then the whole output."""
+    serving = services(request)
+    serving.readers.refuse_if_full()
+    async with AsyncExitStack() as stack:
+        job, media = await stack.enter_async_context(_asked(request))
+        events = await stack.enter_async_context(aclosing(_heard(serving, job, media)))
+        first = await stack.enter_async_context(sse.first(events))
+        answer = sse.stream(
+            sse.resumed(first, events), lambda events: _partial(events, job), go_whisper=False
+        )
+        answer.headers["x-fal-request-id"] = str(uuid4())
+        held = sse.Held(answer, stack.pop_all())
+        held.raw_headers = answer.raw_headers
+        return held
+
+
+async def _partial(events: AsyncIterator[Event], job: JobRequest) -> AsyncIterator[ServerSentEvent]:
+    text = ""
+    key = "text" if _is_whisper(job.app) else "output"
+    try:
+        async for event in events:
+            if isinstance(event, Segment):
+                text += event.text
+                yield sse.data({key: text.strip(), "partial": True})
+            elif transcript := getattr(event, "transcript", None):
+                yield sse.data(output(job, transcript))
+    except errors.SpeechError as error:
+        yield sse.data({"error": {"message": str(error)}, "detail": str(error)})
+
+
+@_told
+async def job_status(request: Request) -> Response:
+    job = await _find(request)
+    document = await _status(request, job, logs=_wants_logs(request))
+    return JSONResponse(document, 200 if job.is_finished else 202, _id(job))
+
+
+@_told
+async def status_stream(request: Request) -> Response:
+    """A status whenever it changes, the last one COMPLETED."""
+    job = await _find(request)
+    logs = _wants_logs(request)
+
+    async def changes() -> AsyncIterator[dict[str, object]]:
+        found = job
+        last: dict[str, object] = {}
+        while True:
+            document = await _status(request, found, logs)
+            if document != last:
+                last = document
+                yield document
+            if found.is_finished:
+                return
+            await asyncio.sleep(_LOOK)
+            found = await _find(request)
+
+    async def written(items: AsyncIterator[dict[str, object]]) -> AsyncIterator[ServerSentEvent]:
+        try:
+            async for item in items:
+                yield sse.data(item)
+        except errors.SpeechError as error:
+            yield sse.data({"error": {"message": str(error)}, "detail": str(error)})
+
+    return sse.stream(changes(), written, go_whisper=False, headers=_id(job))
+
+
+@_told
+async def result(request: Request) -> Response:
+    jobs, job = services(request).jobs, await _find(request)
+    if not job.is_finished:
+        return JSONResponse({"detail": "Request is still in progress"}, 400, _id(job))
+    try:
+        told = output(job.request, await jobs.result(job.id))
+    except errors.SpeechError as error:
+        answer = refusal(error)
+        answer.headers["x-fal-request-id"] = job.id
+        return answer
+    await jobs.told(job)
+    return JSONResponse(told, headers=_id(job))
+
+
+@_told
+async def cancel(request: Request) -> Response:
+    jobs, job = services(request).jobs, await _find(request)
+    if job.is_finished:
+        return JSONResponse({"status": "ALREADY_COMPLETED"}, 400, _id(job))
+    await jobs.cancel(job.id)
+    return JSONResponse({"status": "CANCELLATION_REQUESTED"}, 202, _id(job))
+
+
+async def _find(request: Request) -> Job:
+    job = await services(request).jobs.find(request.path_params["id"], sees(request))
+    if job.request.dialect != "fal" or not _belongs(job.request.app, request.path_params["app"]):
+        raise errors.JobNotFound(f"there is no request {job.id} of this application")
+    return job
+
+
+def _belongs(app: str, asked: str) -> bool:
+    """Clients leave out what follows the second part of an application's id, in all calls but the first."""
+    return app == asked or app.split("/")[:2] == asked.split("/")
+
+
+async def _status(request: Request, job: Job, logs: bool) -> dict[str, object]:
+    jobs = services(request).jobs
+    here = f"{_base(request)}/{'/'.join(job.request.app.split('/')[:2])}/requests/{job.id}"
+    document: dict[str, object] = {
+        "status": _STATES[job.state],
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "response_url": here,
+        "status_url": f"{here}/status",
+        "cancel_url": f"{here}/cancel",
+        "logs": _logs(job) if logs else None,
+    }
+    if not job.is_finished:
+        document["queue_position"] = await jobs.position(job) or 0
+        return document
+    document["metrics"] = {"inference_time": (job.finished or 0.0) - (job.started or job.finished or 0.0)}
+    if job.error:
+        document |= {"error": job.error.message, "error_type": job.error.kind}
+    elif job.state == "cancelled":
+        document |= {"error": "the request was cancelled", "error_type": "request_cancelled"}
+    return document
+
+
+def _wants_logs(request: Request) -> bool:
+    return bool(fields.query_flag(request, "logs"))
+
+
+def _logs(job: Job) -> list[dict[str, object]]:
+    return [
+        {
+            "message": line.message,
+            "level": line.level,
+            "source": "USER",
+            "timestamp": datetime.fromtimestamp(line.at, UTC).isoformat(),
+        }
+        for line in job.logs
+    ]
+
+
+def _id(job: Job) -> dict[str, str]:
+    return {"x-fal-request-id": job.id}
+
+
+# Storage ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file is to be: its id and name. A signature is for both, its kind, its owner and a time."""
+
+    id: str
+    name: str
+
+    def path(self) -> str:
+        return f"/files/b/{self.id}/{self.name}"
+
+
+class Upload(BaseModel):
+    """What a client tells of a file before it sends it."""
+
+    content_type: str = "application/octet-stream"
+    file_name: str = ""
+
+
+@_told
+async def initiate(request: Request) -> Response:
+    """Where a file may be put, and where it is then; the first without a key, for a while."""
+    serving = services(request)
+    limits = serving.config
+    asked = await fields.small(request, Upload, grace=limits.upload_grace, rate=limits.upload_rate)
+    await serving.jobs.refuse_if_stored(1, owner(request))
+    place = _new_place(asked.file_name)
+    base = public_base(request)
+    until = str(int(time.time()) + _UPLOAD_TIME)
+    who = owner(request)
+    mark = serving.jobs.signer.sign("upload", place.id, place.name, who, until)
+    query = f"?owner={quote(who, safe='')}&until={until}&signature={mark}"
+    return JSONResponse({"upload_url": base + place.path() + query, "file_url": base + place.path()})
+
+
+def _new_place(name: str) -> _Place:
+    return _Place("w" + secrets.token_hex(16), _NAME.sub("_", name)[-100:].strip(".") or "file")
+
+
+@_told
+async def put(request: Request) -> Response:
+    """A file, at the address that it was given."""
+    place, who = _signed(request)
+    await _kept(request, place, who)
+    return JSONResponse({"file_url": public_base(request) + place.path()})
+
+
+def _signed(request: Request) -> tuple[_Place, str]:
+    """What an address of `initiate` is for, and whose it is. Raises NoKey."""
+    place = _Place(request.path_params["id"], request.path_params["name"])
+    query = request.query_params
+    who, until = query.get("owner", ""), query.get("until", "")
+    signer = services(request).jobs.signer
+    if not signer.is_signed(query.get("signature", ""), "upload", place.id, place.name, who, until):
+        raise errors.NoKey("this address was not given by this server")
+    if int(until) < time.time():
+        raise errors.NoKey("the time of this address is over; ask for another one")
+    return place, who
+
+
+async def _kept(request: Request, place: _Place, who: str) -> None:
+    serving = services(request)
+    limits = serving.config
+    declared = int(request.headers.get("content-length") or 0)
+    if declared > limits.max_upload:
+        raise errors.TooLarge(f"the body is larger than {limits.max_upload:,} bytes")
+    await serving.jobs.refuse_if_stored(declared, who)
+    async with spooled(limits.spool_folder, limits.max_upload) as spool:
+        async for chunk in fields.paced(request.stream(), limits.upload_grace, limits.upload_rate):
+            await spool.write(chunk)
+        await spool.finish()
+        kind = request.headers.get("content-type") or "application/octet-stream"
+        await serving.jobs.keep_file(spool, place.name, kind[:100], who, place.id)
+
+
+@_told
+async def token(request: Request) -> Response:
+    """A key for uploads, as the Python client asks for it."""
+    serving = services(request)
+    lent = serving.keys.lend(owner(request), "use", _UPLOAD_TIME) if serving.keys.needed else "none-needed"
+    expires = datetime.fromtimestamp(time.time() + _UPLOAD_TIME, UTC).isoformat()
+    base = _base(request, "v3.fal.media")
+    return JSONResponse({"token": lent, "token_type": "Bearer", "base_url": base, "expires_at": expires})
+
+
+@_told
+async def upload(request: Request) -> Response:
+    """A file, by whoever has a key."""
+    place = _new_place(request.headers.get("x-fal-file-name", ""))
+    await _kept(request, place, owner(request))
+    return JSONResponse({"access_url": public_base(request) + place.path()})
+
+
+@_told
+async def file(request: Request) -> Response:
+    """A stored file, for whoever has its address."""
+    jobs = services(request).jobs
+    found = await jobs.file(request.path_params["id"])
+    return FileResponse(
+        jobs.blobs.path(found.sha256),
+        media_type="application/octet-stream",
+        headers={"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"},
+    )
+
+
+@_told
+async def jwks(request: Request) -> Response:
+    """The keys that webhooks are signed with."""
+    keys = await asyncio.to_thread(services(request).jobs.jwks)
+    return JSONResponse(keys, headers={"Cache-Control": "public, max-age=3600"})
+
+
+# Which host, and which route --------------------------------------------------------------------------
+
+
+def _host(request: Request) -> str:
+    """The name of the host that the client means, without its port."""
+    named: str = request.scope.get("fal_host") or request.headers.get("host", "")
+    return (urlsplit(f"//{named}").hostname or "").lower()
+
+
+def _base(request: Request, other: str = "") -> str:
+    """Where the client finds this server; under one of fal's names it came through a proxy with TLS."""
+    host = _host(request)
+    if "fal_host" not in request.scope and host.endswith(_HOSTS):
+        return f"https://{other or request.headers['host']}"
+    prefix = "/fal/queue" if request.url.path.startswith("/fal/queue/") else ""
+    return public_base(request) + ("" if other else prefix)
+
+
+class App(Route):
+    """A route of the applications that are configured, and of nothing else that happens to look like one."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            return match, child
+        serving: Services | None = scope.get("state", {}).get("services")
+        asked = child["path_params"]["app"]
+        apps = serving.config.fal_apps if serving else {}
+        is_known = any(_belongs(app, asked) if "id" in child["path_params"] else app == asked for app in apps)
+        return (match, child) if is_known else (Match.NONE, {})
+
+
+@_told
+async def proxy(request: Request) -> Response:
+    """Every call of a client whose proxy this is; the address that it means is in a header."""
+    target = urlsplit(request.headers.get("x-fal-target-url", ""))
+    if not (target.hostname or "").endswith(_HOSTS):
+        raise errors.BadField("x-fal-target-url: must be an address of fal", "x-fal-target-url")
+    scope = dict(request.scope)
+    for key in ("path_params", "endpoint", "route", "router"):
+        scope.pop(key, None)
+    scope |= {
+        "path": target.path,
+        "raw_path": target.path.encode(),
+        "query_string": target.query.encode(),
+        "fal_host": target.netloc,
+        "root_path": "",
+    }
+    return _Forwarded(scope)
+
+
+class _Forwarded(Response):
+    """The answer that the same call gets without a proxy."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__()
+        self._scope = scope
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        await _ROUTER(self._scope, receive, send)
+
+
+def _apps(prefix: str) -> list[BaseRoute]:
+    requests = prefix + "/{app:path}/requests/{id}"
+    return [
+        App(requests + "/status", job_status, methods=["GET"]),
+        App(requests + "/status/stream", status_stream, methods=["GET"]),
+        App(requests + "/cancel", cancel, methods=["PUT"]),
+        App(requests, result, methods=["GET"]),
+        App(prefix + "/{app:path}/stream", stream, methods=["POST"]),
+        App(prefix + "/{app:path}", submit, methods=["POST"]),
+    ]
+
+
+_OPEN: list[BaseRoute] = [
+    Open("/.well-known/jwks.json", jwks, methods=["GET"]),
+    Open("/files/b/{id}/{name}", put, methods=["PUT"]),
+    Open("/files/b/{id}/{name}", file, methods=["GET"]),
+]
+
+_KEYED: list[BaseRoute] = [
+    Route("/storage/upload/initiate", initiate, methods=["POST"]),
+    Route("/storage/auth/token", token, methods=["POST"]),
+    Route("/files/upload", upload, methods=["POST"]),
+    App("/fal/run/{app:path}/stream", stream, methods=["POST"]),
+    App("/fal/run/{app:path}", run, methods=["POST"]),
+    *_apps("/fal/queue"),
+    *_apps(""),
+]
+
+ROUTES: list[BaseRoute] = [
+    *_OPEN,
+    Route("/api/fal/proxy", proxy, methods=["GET", "POST", "PUT", "DELETE"]),
+    *_KEYED,
+]
+
+_ROUTER = Router([*_OPEN, *_KEYED])
+"""What a proxied call may lead to."""

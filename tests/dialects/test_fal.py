@@ -1,0 +1,338 @@
+"""fal's own clients, for Node and for Python, against this server; webhooks and their signatures."""
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fal_client
+import fal_client.client
+import httpx
+import pytest
+from nacl.signing import VerifyKey
+
+from tests.serving import ROOT, Server, serving, until
+from tests.speech import SENTENCES, talk, wav
+
+TWO = wav(talk(SENTENCES[:2]))
+TEXT = " ".join(SENTENCES[:2])
+APP = "nvidia/nemotron-asr-multilingual/asr"
+KEY = "a-key-for-fal-and-nobody-else"
+DATA_URI = f"data:audio/wav;base64,{base64.b64encode(TWO).decode()}"
+PACKAGE = "@fal-ai/client@1"
+FOLDER = ROOT / ".venv" / "node-fal"
+FALS = "queue.fal.run,fal.run,rest.fal.ai,v3.fal.media"
+
+
+class Receiver:
+    """Somebody who takes webhooks, after refusing the first so many."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.refusing = 0
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.refusing -= 1
+                refused = receiver.refusing >= 0
+                if not refused:
+                    receiver.taken.append(({k.lower(): v for k, v in self.headers.items()}, body))
+                self.send_response(503 if refused else 204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://localhost:{self._web.server_port}/hook"
+        threading.Thread(target=self._web.serve_forever, daemon=True).start()
+
+    def of(self, id: str) -> list[tuple[dict[str, str], bytes]]:
+        return [(headers, body) for headers, body in self.taken if json.loads(body)["request_id"] == id]
+
+    def close(self) -> None:
+        self._web.shutdown()
+        self._web.server_close()
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {
+        "WHISPERD_ALLOWED_URL_HOSTS": "localhost",
+        "WHISPERD_ALLOWED_HOSTS": FALS,
+        "WHISPERD_WEBHOOK_WAIT": "0.2",
+        "WHISPERD_KEYS": f"fal={KEY}",
+    }
+    with serving(tmp_path_factory.mktemp("fal"), environment=settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        client.headers["Authorization"] = f"Key {KEY}"
+        yield client
+
+
+@pytest.fixture(scope="module")
+def node(server: Server, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What fal's client for Node got; see fal.mjs."""
+    if not (FOLDER / "node_modules" / "@fal-ai").is_dir():
+        npm = shutil.which("npm")
+        assert npm, "npm is missing; scripts/test installs it"
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        install = [npm, "install", "--prefix", str(FOLDER), "--no-audit", "--no-fund", "--silent", PACKAGE]
+        subprocess.run(install, check=True, timeout=300)
+    sound = tmp_path_factory.mktemp("sound") / "two.wav"
+    sound.write_bytes(TWO)
+    script = Path(__file__).with_name("fal.mjs")
+    command = ["node", str(script), str(FOLDER), server.url, str(sound), receiver.url, KEY]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr + server.log
+    told: dict[str, Any] = json.loads(ran.stdout)
+    return told
+
+
+def test_node_subscribes_to_an_uploaded_file(node: dict[str, Any], server: Server) -> None:
+    assert node["address"].startswith(f"{server.url}/files/b/w")
+    assert node["address"].endswith("/my_speech.wav")
+    subscribed = node["subscribed"]
+    assert subscribed["data"] == {"output": TEXT, "partial": False}
+    assert subscribed["requestId"]
+    assert subscribed["updates"][-1] == "COMPLETED"
+
+
+def test_node_queues_a_data_uri(node: dict[str, Any]) -> None:
+    queued = node["queued"]
+    assert queued["data"]["output"] == TEXT
+    assert queued["requestId"] == queued["expected"]
+    assert "succeeded" in [line["message"] for line in queued["logs"]]
+
+
+def test_node_follows_a_status(node: dict[str, Any]) -> None:
+    assert node["statuses"][-1] == "COMPLETED"
+    assert set(node["statuses"]) <= {"IN_QUEUE", "IN_PROGRESS", "COMPLETED"}
+
+
+def test_node_streams(node: dict[str, Any]) -> None:
+    events, done = node["streamed"]["events"], node["streamed"]["done"]
+    assert done == events[-1] == {"output": TEXT, "partial": False}
+    assert [event["partial"] for event in events[:-1]] == [True] * (len(events) - 1)
+    assert events[0]["output"] == SENTENCES[0]
+
+
+def test_node_runs_whisper(node: dict[str, Any]) -> None:
+    assert node["ran"]["text"] == TEXT
+    assert [chunk["text"] for chunk in node["ran"]["chunks"]] == TEXT.split()
+    assert node["ran"]["inferred_languages"] == ["en"]
+
+
+def test_node_is_told_what_is_wrong_with_its_input(node: dict[str, Any]) -> None:
+    assert (node["refused"]["name"], node["refused"]["status"]) == ("ValidationError", 422)
+    (detail, *_) = node["refused"]["body"]["detail"]
+    assert detail["loc"] == ["body", "audio_url"]
+
+
+def test_node_cancels(node: dict[str, Any]) -> None:
+    assert node["cancelled"] in ("requested", 400)
+
+
+def test_node_gets_its_webhook(node: dict[str, Any], receiver: Receiver) -> None:
+    until(lambda: receiver.of(node["queued"]["expected"]))
+
+
+# The Python client ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def python(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_client.SyncClient]:
+    """fal's client for Python, which wants https by itself, over plain http."""
+    for name, url in {
+        "RUN_URL_FORMAT": f"{server.url}/fal/run/",
+        "QUEUE_URL_FORMAT": f"{server.url}/fal/queue/",
+        "REST_URL": server.url,
+        "CDN_URL": server.url,
+    }.items():
+        monkeypatch.setattr(fal_client.client, name, url)
+    client = fal_client.SyncClient(key=KEY)
+    # It leaves those that it makes for uploads open.
+    monkeypatch.setattr(fal_client.SyncClient, "_get_cdn_client", lambda self: self._client)
+    yield client
+    client._client.close()
+
+
+def test_python_subscribes_with_logs(python: fal_client.SyncClient) -> None:
+    updates: list[object] = []
+    got = python.subscribe(
+        APP, {"audio_url": DATA_URI, "language": "auto"}, with_logs=True, on_queue_update=updates.append
+    )
+    assert got == {"output": TEXT, "partial": False}
+    last = updates[-1]
+    assert isinstance(last, fal_client.Completed)
+    assert last.logs
+    assert last.logs[-1]["message"] == "succeeded"
+
+
+def test_python_submits_and_asks_by_id(python: fal_client.SyncClient) -> None:
+    handle = python.submit(APP, {"audio_url": DATA_URI, "acceleration": "full"})
+    until(lambda: isinstance(python.status(APP, handle.request_id), fal_client.Completed))
+    assert python.result(APP, handle.request_id)["output"]
+    with pytest.raises(fal_client.FalClientHTTPError):
+        python.cancel(APP, handle.request_id)
+
+
+def test_python_uploads_and_runs(python: fal_client.SyncClient, tmp_path: Path) -> None:
+    sound = tmp_path / "two.wav"
+    sound.write_bytes(TWO)
+    address = python.upload_file(sound)
+    assert python.run("fal-ai/whisper", {"audio_url": address, "language": "en"})["text"] == TEXT
+
+
+def test_python_streams(python: fal_client.SyncClient) -> None:
+    events = list(python.stream(APP, {"audio_url": DATA_URI}))
+    assert events[-1] == {"output": TEXT, "partial": False}
+    assert all(event["partial"] for event in events[:-1])
+
+
+def test_a_key_that_is_not_known_is_refused_as_fal_does(
+    python: fal_client.SyncClient, server: Server
+) -> None:
+    stranger = fal_client.SyncClient(key="a-key-that-nobody-knows")
+    with pytest.raises(fal_client.FalClientHTTPError) as refused:
+        stranger.submit(APP, {"audio_url": DATA_URI})
+    stranger._client.close()
+    assert refused.value.status_code == 401
+    assert httpx.post(f"{server.url}/{APP}", json={}).json().keys() == {"detail"}
+
+
+# Hosts, files and webhooks ----------------------------------------------------------------------------
+
+
+def test_the_host_tells_a_run_from_a_queue(client: httpx.Client) -> None:
+    given = {"audio_url": DATA_URI}
+    ran = client.post(f"/{APP}", json=given, headers={"Host": "fal.run"})
+    assert ran.json() == {"output": TEXT, "partial": False}
+    queued = client.post(f"/{APP}", json=given, headers={"Host": "queue.fal.run"}).json()
+    assert queued["status_url"].startswith("https://queue.fal.run/nvidia/nemotron-asr-multilingual/requests/")
+    bare = client.post(f"/{APP}", json=given).json()
+    assert bare["status"] == "IN_QUEUE"
+    assert str(client.base_url).rstrip("/") in bare["response_url"]
+
+
+def test_only_known_applications_answer(client: httpx.Client) -> None:
+    assert client.post("/somebody/other/app", json={}).status_code == 404
+    assert client.post("/v1/nothing", json={}).status_code == 404
+    assert client.get("/nvidia/other/requests/1/status").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({}, "audio_url"),
+        ({"audio_url": "data:audio/wav;base64,***"}, "audio_url"),
+        ({"audio_url": "data:audio/wav,raw"}, "audio_url"),
+        ({"audio_url": "http://127.0.0.1/a.wav"}, "url"),
+        ({"audio_url": DATA_URI, "acceleration": "ludicrous"}, "acceleration"),
+        ({"audio_url": DATA_URI, "language": "klingon"}, "language"),
+        ([1], "body"),
+    ],
+)
+def test_what_is_wrong_is_told_as_a_list(client: httpx.Client, given: object, place: str) -> None:
+    answer = client.post(f"/{APP}", json=given)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", place]
+    assert answer.headers["x-fal-request-id"]
+
+
+def test_an_upload_address_is_good_for_its_file_alone(client: httpx.Client, server: Server) -> None:
+    told = client.post("/storage/upload/initiate", json={"content_type": "audio/wav", "file_name": "a.wav"})
+    address = told.json()["upload_url"]
+    assert httpx.put(address.replace("/a.wav", "/b.wav"), content=b"x").status_code == 401
+    assert httpx.put(address + "0", content=b"x").status_code == 401
+    assert httpx.put(address, content=TWO).status_code == 200
+    found = httpx.get(told.json()["file_url"])
+    assert found.content == TWO
+    assert found.headers["content-disposition"] == "attachment"
+    job = client.post(f"/{APP}", json={"audio_url": told.json()["file_url"]}).json()
+    until(lambda: client.get(httpx.URL(job["status_url"]).path).json()["status"] == "COMPLETED")
+    assert httpx.get(f"{server.url}/files/b/w{'0' * 32}/a.wav").status_code == 404
+    form = {"url": (None, told.json()["file_url"])}
+    assert client.post("/v1/audio/transcriptions", files=form).json()["text"] == TEXT
+
+
+def verified(headers: dict[str, str], body: bytes, server: Server) -> bool:
+    """As fal's documentation has it done, by another library than the server's."""
+    (key,) = httpx.get(f"{server.url}/.well-known/jwks.json").json()["keys"]
+    signed = "\n".join(
+        (
+            headers["x-fal-webhook-request-id"],
+            headers["x-fal-webhook-user-id"],
+            headers["x-fal-webhook-timestamp"],
+            hashlib.sha256(body).hexdigest(),
+        )
+    )
+    public = base64.urlsafe_b64decode(key["x"] + "=" * (-len(key["x"]) % 4))
+    return bool(VerifyKey(public).verify(signed.encode(), bytes.fromhex(headers["x-fal-webhook-signature"])))
+
+
+def test_a_webhook_is_tried_until_it_is_taken_and_signed(
+    client: httpx.Client, server: Server, receiver: Receiver
+) -> None:
+    receiver.refusing = 2
+    job = client.post(f"/{APP}", json={"audio_url": DATA_URI}, params={"fal_webhook": receiver.url}).json()
+    id = job["request_id"]
+    until(lambda: receiver.of(id), 60)
+    ((headers, body),) = receiver.of(id)
+    assert json.loads(body) == {
+        "request_id": id,
+        "gateway_request_id": id,
+        "status": "OK",
+        "payload": {"output": TEXT, "partial": False},
+        "error": None,
+    }
+    assert headers["x-fal-webhook-user-id"] == "fal"
+    assert verified(headers, body, server)
+    until(lambda: client.get(f"/v1/jobs/{id}").json()["webhook"]["state"] == "delivered")
+    tries = client.get(f"/v1/jobs/{id}").json()["webhook"]["deliveries"]
+    assert [one["status"] for one in tries] == [503, 503, 204]
+
+
+def test_a_failure_has_a_webhook_too(client: httpx.Client, receiver: Receiver) -> None:
+    uri = "data:audio/wav;base64," + base64.b64encode(b"nothing to hear" * 50).decode()
+    job = client.post(f"/{APP}", json={"audio_url": uri}, params={"fal_webhook": receiver.url}).json()
+    until(lambda: receiver.of(job["request_id"]), 60)
+    told = json.loads(receiver.of(job["request_id"])[0][1])
+    assert told["status"] == "ERROR"
+    assert told["error"]
+
+
+def test_a_webhook_of_v1_has_the_result_in_its_format(client: httpx.Client, receiver: Receiver) -> None:
+    job = client.post(
+        "/v1/audio/transcriptions",
+        params={"async": "true", "webhook": receiver.url},
+        files={"file": ("a.wav", TWO)},
+        data={"response_format": "verbose_json"},
+    ).json()
+    until(lambda: receiver.of(job["id"]), 60)
+    assert len(json.loads(receiver.of(job["id"])[0][1])["payload"]["segments"]) == 2
+
+
+def test_a_webhook_may_not_lie_inside(client: httpx.Client) -> None:
+    refused = client.post(f"/{APP}", json={"audio_url": DATA_URI}, params={"fal_webhook": "http://10.0.0.1/"})
+    assert refused.status_code == 422
+    assert "private address" in refused.json()["detail"][0]["msg"]
