@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.sound import Recording
 from server.models import bundled
-from server.types import Decode
+from server.types import Decode, Loading
 from tests.speech import Pcm
 
 CORES = len(os.sched_getaffinity(0))
@@ -90,7 +90,7 @@ def _window() -> Callable[[Pcm], str]:
     """whisperd's engine, as its worker calls it for the only window there is."""
     from server.engines.whisper_cpp import Engine
 
-    engine = Engine(_model())
+    engine = Engine(_model(), Loading())
     decode = Decode(language=LANGUAGE, short_context=True, threads=CORES)
 
     def transcribe(pcm: Pcm) -> str:

@@ -56,6 +56,16 @@ def pairs(value: object) -> object:
     return dict(line.split("=", 1) for line in lines)
 
 
+def written(value: object) -> object:
+    """What the environment and flags write as YAML: "{ggml-base: {engine: ctranslate2}}"."""
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def numbers(value: object) -> object:
+    """Numbers as the environment and flags write them: "0,1"."""
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, BeforeValidator(seconds), Field(ge=0)]
 KeepAlive = Annotated[
     float,
@@ -78,6 +88,29 @@ Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute(
 def default_data() -> Path:
     """Where state and downloads go: $XDG_DATA_HOME/whisperd."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "whisperd"
+
+
+EngineName = Literal["auto", "whisper.cpp", "ctranslate2"]
+Device = Literal["auto", "cpu", "cuda"]
+ComputeType = Literal[
+    "", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "float16", "bfloat16", "float32"
+]
+Devices = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(numbers), Field(min_length=1)]
+
+
+class Tuning(BaseModel):
+    """How a model is run; 0 and empty: as it is best here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineName = "auto"
+    slots: int = Field(0, ge=0, le=256)
+    threads: int = Field(0, ge=0, le=256)
+    batch: int = Field(0, ge=0, le=64)
+    short_context: bool | None = None
+    device: Device = "auto"
+    devices: Devices = (0,)
+    compute_type: ComputeType = ""
 
 
 class Config(BaseModel):
@@ -156,6 +189,25 @@ class Config(BaseModel):
         le=256,
         description="Threads of a window; 0: all cores for a lone one, one each when several run.",
     )
+    batch: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Windows that go through CTranslate2 together; 0: up to 8, by their speed.",
+    )
+    engine: EngineName = Field(
+        "auto",
+        description="What runs models: whisper.cpp, ctranslate2; auto: that on GPUs, this on CPUs.",
+    )
+    device: Device = Field("auto", description="What models run on: cpu, cuda; auto: a GPU if there is one.")
+    devices: Devices = Field((0,), description="Numbers of the GPUs: each model lies on all of them.")
+    compute_type: ComputeType = Field(
+        "", description="Numbers that CTranslate2 calculates with; empty: int8 on CPUs, float16 on GPUs."
+    )
+    tuning: Annotated[dict[str, Tuning], BeforeValidator(written)] = Field(
+        {},
+        description="The same for some models, by id; and short_context: encode sound at its own length.",
+    )
     streams: int = Field(16, ge=1, description="Media read at the same time; more wait in line.")
     readers: int = Field(2, ge=0, description="Reader processes kept warm, ready for the next media.")
     queue: int = Field(64, ge=0, description="Requests that may wait in line; more are refused as busy.")
@@ -226,6 +278,23 @@ class Config(BaseModel):
     @property
     def voice_folder(self) -> Path:
         return self.voices or self.data / "voices"
+
+    @property
+    def converted_folder(self) -> Path:
+        return self.data / "converted"
+
+    @property
+    def every(self) -> Tuning:
+        """How models are run where nothing else is said of them."""
+        return Tuning(
+            engine=self.engine,
+            slots=self.slots,
+            threads=self.threads,
+            batch=self.batch,
+            device=self.device,
+            devices=self.devices,
+            compute_type=self.compute_type,
+        )
 
     @property
     def spool_folder(self) -> Path:

@@ -52,12 +52,26 @@ def _about(config: Config) -> list[tuple[str, str]]:
         ("version", __version__),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *libraries,
+        ("processor", _features()),
         ("cores", f"{len(os.sched_getaffinity(0))} for this process"),
         ("memory", f"{psutil.virtual_memory().total // _MEGABYTE:,} MB"),
         ("gpu", "; ".join(_gpus()) or "none found"),
         ("data", f"{config.data} ({_free(config.data)} free)"),
         ("models in", str(config.model_folder)),
     ]
+
+
+_FEATURES = ("avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "sve")
+"""Of a processor, those that make models faster, as Linux names them."""
+
+
+def _features() -> str:
+    """Those of `_FEATURES` that this processor has."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "unknown"
+    return " ".join(name.upper() for name in _FEATURES if name in words) or "none of note"
 
 
 def _gpus() -> Iterator[str]:

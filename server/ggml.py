@@ -17,6 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from server.errors import ModelBroken
 
 _NAMES = (
@@ -165,6 +168,20 @@ def vocabulary(path: Path) -> tuple[bytes, ...]:
         return tuple(_tokens(file, header))
 
 
+def mel_filters(path: Path) -> NDArray[np.float32]:
+    """The filters that make a spectrum into mel bands, of shape (bands, frequencies). Raises ModelBroken."""
+    with _opened(path) as file:
+        header = _header(file)
+        _check_filters(file, header)
+        data = file.read(4 * header.mels * _SPECTRUM, "in the mel filters")
+    return np.frombuffer(data, "<f4").reshape(header.mels, _SPECTRUM)
+
+
+def numbers(header: Header) -> int:
+    """How many numbers the tensors of a model have."""
+    return sum(prod(shape) for _, shape in _shapes(header))
+
+
 def tensors(path: Path) -> tuple[TensorHeader, ...]:
     """Where each tensor lies, in the order of the file, once the whole file has passed `check`.
 
@@ -299,10 +316,14 @@ def _check_widths(header: Header) -> None:
 
 
 def _skip_filters(file: _File, header: Header) -> None:
+    _check_filters(file, header)
+    file.skip(4 * header.mels * _SPECTRUM, "in the mel filters")
+
+
+def _check_filters(file: _File, header: Header) -> None:
     found = file.numbers(2, "before the mel filters")
     if found != (header.mels, _SPECTRUM):
         raise ModelBroken(f"the mel filters are {found[0]} x {found[1]}, not {header.mels} x {_SPECTRUM}")
-    file.skip(4 * header.mels * _SPECTRUM, "in the mel filters")
 
 
 def _tokens(file: _File, header: Header) -> Iterator[bytes]:

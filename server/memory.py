@@ -166,6 +166,16 @@ class Memory:
         holding = self._held.get(model)
         await self.unload(model, wait=holding is not None and not holding.requests)
 
+    async def renew(self, model: ModelInfo) -> None:
+        """Have the model loaded anew, once no request holds it: it is to be run in another way."""
+        while (holding := self._held.get(model.id)) and (holding.requests or not holding.loading.done()):
+            self._changed.clear()
+            await self._changed.wait()
+        if holding:
+            await self._take(holding)
+            if model.id in self._pinned:
+                await self.load(model)
+
     def loaded(self) -> tuple[Resident, ...]:
         """The models in memory, by id."""
         residences = {residence.model: residence for residence in self._runner.loaded()}
@@ -217,7 +227,7 @@ class Memory:
                 holding.booked = holding.slots * _estimate(model)
             await self._runner.load(model, holding.slots)
             measured = max(_size(self._residence(model.id)), 1)
-            holding.booked = holding.slots * measured
+            holding.booked = self._residence(model.id).most * measured
             log.info("loaded %s: %s a slot, %d slots", model.id, megabytes(measured), holding.slots)
         except BaseException:
             await self._runner.unload(model.id)

@@ -117,7 +117,8 @@ class Models:
 
     `default` is the name that a request without a model means; without it that is the demo model if `demo` is
     "true", or if it is "auto" and no other is installed; else the best installed one. `aliases` are names of
-    the owner's own. Safe to use from several threads.
+    the owner's own. `short_context` says by id whether a model may have its encoder cut to the sound. `gone`
+    is told the hash of a file that has been deleted. Safe to use from several threads.
     """
 
     def __init__(
@@ -127,12 +128,16 @@ class Models:
         default: str = "",
         demo: Literal["true", "false", "auto"] = "false",
         aliases: Mapping[str, str] = MappingProxyType({}),
+        short_context: Mapping[str, bool] = MappingProxyType({}),
+        gone: Callable[[str], None] = lambda sha256: None,
     ) -> None:
         self.folder = folder.absolute()
         self._bundled = bundled.absolute() if bundled else None
         self._default = default
         self._demo = demo
         self._aliases = aliases
+        self._short_context = short_context
+        self._gone = gone
         self._digests = Digests(self.folder)
         self._seen: dict[Path, _Known] = {}
         self._lock = threading.RLock()
@@ -217,7 +222,13 @@ class Models:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     self._mark(name).touch()
             self._digests.forget(self.folder / name)
+            self._forget(known.info.sha256)
             return known.info
+
+    def _forget(self, sha256: str) -> None:
+        """Nothing that was made from a file is needed any more, unless another one is the same."""
+        if sha256 and all(known.info.sha256 != sha256 for known in self._look()):
+            self._gone(sha256)
 
     def adopt(self, file: Path, name: str, note: Note) -> ModelInfo:
         """Give a whole, checked file of the models' folder its name; what had that name is gone.
@@ -425,6 +436,8 @@ class Models:
 
     def _known(self, path: Path, status: os.stat_result, mark: tuple[int, ...]) -> _Known:
         known = _known(path, status, mark)
+        if (short := self._short_context.get(known.info.id)) is not None:
+            known = replace(known, info=replace(known.info, short_context=short))
         note = self._digests.recall(path, status)
         return replace(known, info=replace(known.info, sha256=note.sha256)) if note else known
 

@@ -9,10 +9,12 @@ from functools import partial
 
 from server import catalogue, jobs, models, speak, spool, transcribe
 from server.config import Config
+from server.conversions import Conversions
 from server.encoder import Encoder
 from server.errors import ModelNotFound, SpeechError, Starting
 from server.keys import Keys
 from server.memory import Loader, Memory, megabytes
+from server.placement import Placement
 from server.pull import Pulling, Pulls
 from server.reader import Readers
 from server.runners import Residence, Runner, local
@@ -35,6 +37,7 @@ class Services:
     speakers: Speakers
     encoder: Encoder
     jobs: jobs.Jobs
+    placement: Placement
     warm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once readers are up and what is to be preloaded is loaded."""
 
@@ -126,7 +129,17 @@ def store(config: Config) -> models.Models:
         default=config.default_model,
         demo=config.demo,
         aliases=config.aliases,
+        short_context={
+            id: tuning.short_context
+            for id, tuning in config.tuning.items()
+            if tuning.short_context is not None
+        },
+        gone=_conversions(config).remove,
     )
+
+
+def _conversions(config: Config) -> Conversions:
+    return Conversions(config.converted_folder, config.data / "empty")
 
 
 @asynccontextmanager
@@ -150,6 +163,7 @@ async def starting(config: Config) -> AsyncIterator[Services]:
         await services.readers.stop()
         await services.memory.stop()
         await services.encoder.stop()
+        await services.placement.stop()
 
 
 def _made(config: Config) -> Services:
@@ -163,10 +177,13 @@ def _made(config: Config) -> Services:
         memory=config.reader_memory,
         longest=config.max_duration,
     )
+    placement = Placement(found, _conversions(config), empty, config.every, config.tuning)
     runner = local.Runner(
         empty,
         slots=config.slots,
         threads=config.threads,
+        batch=config.batch or local.BATCH,
+        prepare=placement.loading,
         timeout=config.window_timeout,
         recycle=config.recycle,
     )
@@ -178,6 +195,7 @@ def _made(config: Config) -> Services:
         keep_alive_of=config.keep_alive_of,
         pinned=config.pinned,
     )
+    placement.converted = memory.renew
     pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
     voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)
     keys = Keys(config.keys)
@@ -193,6 +211,7 @@ def _made(config: Config) -> Services:
         speakers=speakers,
         encoder=Encoder(empty),
         jobs=jobs.Jobs(config, runner.slots),
+        placement=placement,
     )
 
 
@@ -230,6 +249,8 @@ async def _digesting(services: Services) -> AsyncIterator[None]:
     async def digest() -> None:
         await services.warm.wait()
         await asyncio.to_thread(services.models.digest_all, stopped.is_set)
+        if not stopped.is_set():
+            await asyncio.to_thread(services.placement.sweep)
 
     digesting = asyncio.create_task(digest())
     try:

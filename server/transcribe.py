@@ -168,7 +168,7 @@ class _Hearing:
         self._background = background
         self._has_model = asyncio.Event()
         self._request = uuid4().hex
-        self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.slots + _AHEAD)
+        self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.ahead + _AHEAD)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._vote = Vote(1 if listen.conditioned else VOTERS)
         self._latest: asyncio.Task[guards.Guarded] | None = None

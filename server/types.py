@@ -238,6 +238,28 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """How a model is to be run."""
+
+    engine: str = "whisper_cpp"
+    """Name of the file in `engines/` that runs it."""
+    path: Path = Path()
+    """What that engine reads: the model's file, or the folder that it was converted into."""
+    slots: int = 1
+    """Windows, or batches of them, that one process works on at a time."""
+    threads: int = 1
+    """Threads of each slot."""
+    batch: int = 1
+    """Windows that go through the model together, at most."""
+    device: str = "auto"
+    """ "cpu", "cuda", or "auto": a card if the library was built for one and one is there."""
+    devices: tuple[int, ...] = (0,)
+    """Which cards: the model lies on each of them."""
+    compute_type: str = ""
+    """CTranslate2's name of the numbers that it calculates with; empty: the best of the device."""
+
+
+@dataclass(frozen=True, slots=True)
 class MediaInfo:
     """What a media file says of itself before it is decoded."""
 
@@ -270,8 +292,8 @@ class ModelInfo:
     size: int
     created: int
     """Unix seconds."""
-    engine: str = "whisper_cpp"
-    """Name of the file in `engines/` that runs it."""
+    engine: str = ""
+    """Name of the file in `engines/` that alone can run it; empty for GGML files, which any can."""
     multilingual: bool = True
     languages: tuple[str, ...] = ()
     """ISO-639-1 codes it can be asked for."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server import worker
-from server.engines import Stop, Stopped
+from server.engines import Asked, Stop, Stopped
 from server.runners import Residence, Unit
 from server.types import Decode, Heard, ModelInfo, Segment, Token
 
@@ -38,6 +38,8 @@ def segment(
 class Engine:
     """The Transcriber of a script."""
 
+    stops = True
+
     def __init__(self, say: Say) -> None:
         self._say = say
         self.asked: list[Decode] = []
@@ -47,6 +49,9 @@ class Engine:
             raise Stopped
         self.asked.append(decode)
         return self._say(pcm, decode)
+
+    def together(self, asked: Sequence[Asked]) -> list[Heard | None]:
+        return [self.transcribe(one.pcm, one.decode, one.stop) for one in asked]
 
     def describe(self) -> str:
         return "an engine that plays a script"
@@ -58,6 +63,7 @@ class Runner:
 
     engine: Engine
     slots: int = 2
+    ahead: int = 2
     _residences: dict[str, Residence] = field(default_factory=dict)
 
     async def run(self, unit: Unit) -> Heard:

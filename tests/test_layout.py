@@ -16,7 +16,8 @@ FLOORS = (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
         *("text", "encoding"),
     ),
-    ("catalogue", "digests", "partial", "sources"),
+    ("alignment", "catalogue", "digests", "partial", "sources"),
+    ("convert",),
     (
         "languages",
         "models",
@@ -29,11 +30,11 @@ FLOORS = (
         "encoder",
         "voices",
     ),
-    ("prompts", "pull", "segments", "worker"),
+    ("conversions", "prompts", "pull", "segments", "worker", "workers"),
     ("guards", "stitching"),
     ("formats", "runners"),
     ("speaker",),
-    ("memory",),
+    ("memory", "placement"),
     ("transcribe", "speak", "files"),
     ("urls", "webhooks", "records", "durable"),
     ("jobs",),
@@ -53,7 +54,16 @@ EDGE = {"dialects", "fields", "sse", "deferred", "guard", "hangup", "app", "serv
 
 HTTP = {"starlette", "uvicorn", "sse_starlette", "python_multipart"}
 
-NATIVE = ("onnxruntime", "_pywhispercpp", "pywhispercpp", "av", "faster_whisper", "torch", "ctranslate2")
+NATIVE = (
+    "onnxruntime",
+    "_pywhispercpp",
+    "pywhispercpp",
+    "av",
+    "faster_whisper",
+    "torch",
+    "ctranslate2",
+    "gguf",
+)
 """What opens strangers' bytes or models: never in the server's own process."""
 
 

@@ -79,7 +79,7 @@ def speech() -> Pcm:
 )
 def test_voice_activity_as_a_stream_is_that_of_the_whole(speech: Pcm, sizes: tuple[int, ...]) -> None:
     # Imported here: it brings all of CTranslate2.
-    from faster_whisper.vad import get_vad_model  # type: ignore[import-untyped]
+    from faster_whisper.vad import get_vad_model
 
     whole = np.concatenate([speech, silence(FRAME / SAMPLE_RATE)])
     whole = whole[: len(whole) // FRAME * FRAME]

@@ -240,7 +240,7 @@ def document(info: ModelInfo, resident: Resident | None = None) -> Model:
         "installed": True,
         "size": info.size,
         "sha256": info.sha256 or None,
-        "engine": info.engine,
+        "engine": info.engine or "auto",
         "languages": info.languages,
         "capabilities": _capabilities(info.capabilities),
         "loaded": resident is not None,

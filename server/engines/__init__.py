@@ -1,34 +1,66 @@
 """What does the work: one file an engine, found by its name. Blocking code that runs in a worker process.
 
 An engine knows nothing of HTTP, files of the client, or other windows. It imports `types`, `errors` and,
-when it is made, its own library.
+when it is made, its own library. Beside `Engine` it has `READS`: "ggml" for model files, "ctranslate2" for
+folders of that kind.
 """
 
-from collections.abc import Callable
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.types import Decode, Heard, Piece
+from server.types import LONGEST_WINDOW, Decode, Heard, Loading, Piece
 
 Stop = Callable[[], bool]
 """Asked by an engine during its work: True says that nobody waits for the result any more."""
+
+_FRAMES_PER_SECOND = 50
+"""Encoder frames; 1500 are Whisper's 30 s."""
+
+_MARGIN = 1.3
+"""Seconds of context after the speech; with less than 64 frames the words suffer (measured)."""
+
+_LONGEST_PROMPT = 1000
+"""Characters; more than 224 tokens in any language."""
+
+_LONGEST_RUN = 250
+"""Characters without a space, in languages that have none."""
 
 
 class Stopped(Exception):
     """The engine gave up because it was told to stop; there is no result."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A window to be heard together with others."""
+
+    pcm: NDArray[np.float32]
+    """Mono 16 kHz, at most 30 s."""
+    decode: Decode
+    stop: Stop
+
+
 class Transcriber(Protocol):
     """Speech to text. A module of this folder has one as `Engine`."""
 
-    def __init__(self, path: Path) -> None:
-        """Load the model file at `path`. Raises ModelBroken where the library refuses it."""
+    stops: bool
+    """Whether it can stop in the middle of a window."""
+
+    def __init__(self, path: Path, loading: Loading) -> None:
+        """Load the model at `path`. Raises ModelBroken where the library refuses it."""
 
     def transcribe(self, pcm: NDArray[np.float32], decode: Decode, stop: Stop) -> Heard:
         """Words of one window: `pcm` float32 mono 16 kHz, at most 30 s. Raises Stopped when `stop()` is."""
+
+    def together(self, asked: Sequence[Asked]) -> list[Heard | None]:
+        """Words of several windows, in one go where the library can; None for those that were stopped."""
 
     def describe(self) -> str:
         """One line for people: library version, CPU features and devices it uses."""
@@ -55,3 +87,25 @@ class Speaker(Protocol):
 
     def describe(self) -> str:
         """One line for people: library and version."""
+
+
+def context_frames(seconds: float) -> int:
+    """Encoder frames that a window of this length needs, where the model takes fewer than 1500."""
+    return min(int((seconds + _MARGIN) * _FRAMES_PER_SECOND) + 1, int(LONGEST_WINDOW * _FRAMES_PER_SECOND))
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over its zlib-compressed bytes, as OpenAI's Whisper measures repetition."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+def usable(prompt: str) -> str:
+    """What Whisper can use of a prompt: it keeps the last 224 tokens.
+
+    Tokenizers take the square of an unbroken run's length, and whisper.cpp's crashes on very long ones.
+    """
+    unrun = re.sub(
+        rf"\S{{{_LONGEST_RUN},}}", lambda run: run[0][-_LONGEST_RUN:], prompt[-_LONGEST_PROMPT * 10 :]
+    )
+    return unrun[-_LONGEST_PROMPT:]

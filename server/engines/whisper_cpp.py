@@ -7,9 +7,7 @@ the return code that tells an abort from silence.
 import atexit
 import importlib.metadata
 import logging
-import re
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,13 @@ import _pywhispercpp as cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines import Stop, Stopped
+from server.engines import Asked, Stop, Stopped, compression_ratio, context_frames, usable
 from server.errors import ModelBroken, WorkFailed
-from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Segment, Token
+from server.types import SAMPLE_RATE, Decode, Heard, Loading, Segment, Token
 
 log = logging.getLogger(__name__)
 
-_FRAMES_PER_SECOND = 50
-"""Encoder frames; 1500 are Whisper's 30 s."""
-
-_MARGIN = 1.3
-"""Seconds of context after the speech; with less than 64 frames the words suffer (measured)."""
-
-_LONGEST_PROMPT = 1000
-"""Characters; more than 224 tokens in any language."""
-
-_LONGEST_RUN = 250
-"""Characters without a space, in languages that have none."""
+READS = "ggml"
 
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR."""
@@ -48,12 +36,15 @@ _TICK = 0.01
 class Engine:
     """One loaded model; one window at a time."""
 
-    def __init__(self, path: Path) -> None:
+    stops = True
+
+    def __init__(self, path: Path, loading: Loading) -> None:
         complaints: list[str] = []
         cpp.whisper_log_set(lambda level, message: _log(level, message, complaints))
-        self._context = cpp.whisper_init_from_file_with_params(
-            str(path), cpp.whisper_context_default_params()
-        )
+        params = cpp.whisper_context_default_params()
+        params.use_gpu = loading.device != "cpu"
+        params.gpu_device = loading.devices[0]
+        self._context = cpp.whisper_init_from_file_with_params(str(path), params)
         cpp.whisper_log_set(lambda level, message: _log(level, message, []))
         # A callback into an interpreter that is shutting down aborts the process.
         atexit.register(cpp.whisper_log_set, None)
@@ -80,9 +71,18 @@ class Engine:
             raise WorkFailed(f"whisper.cpp failed with code {code}")
         return Heard(language, tuple(self._segments(decode)), languages)
 
+    def together(self, asked: Sequence[Asked]) -> list[Heard | None]:
+        return [self._one(one) for one in asked]
+
     def describe(self) -> str:
         version = importlib.metadata.version("pywhispercpp")
         return f"whisper.cpp (pywhispercpp {version}): {cpp.whisper_print_system_info()}"
+
+    def _one(self, one: Asked) -> Heard | None:
+        try:
+            return self.transcribe(one.pcm, one.decode, one.stop)
+        except Stopped:
+            return None
 
     def _params(self, pcm: NDArray[np.float32], decode: Decode) -> Any:
         params = cpp.whisper_full_default_params(cpp.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
@@ -91,8 +91,8 @@ class Engine:
         params.n_threads = decode.threads
         params.translate = decode.task == "translate"
         params.temperature = decode.temperature
-        params.initial_prompt = _tail(decode.prompt)
-        params.audio_ctx = _context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
+        params.initial_prompt = usable(decode.prompt)
+        params.audio_ctx = context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
         return params
 
     def _detect(self, pcm: NDArray[np.float32], decode: Decode) -> dict[str, float]:
@@ -138,7 +138,7 @@ class Engine:
             end=end,
             text=text,
             tokens=tuple(token.id for token in tokens),
-            logprobs=tuple(map(_scored, pieces, tokens)) if decode.logprobs else (),
+            logprobs=tuple(map(_scored, pieces, tokens)) if decode.logprobs or decode.words else (),
             avg_logprob=float(np.mean([token.plog for token in tokens])) if tokens else None,
             compression_ratio=compression_ratio(text),
         )
@@ -146,27 +146,6 @@ class Engine:
 
 def _scored(piece: bytes, token: Any) -> Token:
     return Token(piece, token.plog)
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text over its zlib-compressed bytes, as OpenAI's Whisper measures repetition."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data))
-
-
-def _tail(prompt: str) -> str:
-    """What Whisper can use of a prompt: it keeps the last 224 tokens.
-
-    whisper.cpp's tokenizer takes the square of an unbroken run's length, and crashes on very long ones.
-    """
-    unrun = re.sub(
-        rf"\S{{{_LONGEST_RUN},}}", lambda run: run[0][-_LONGEST_RUN:], prompt[-_LONGEST_PROMPT * 10 :]
-    )
-    return unrun[-_LONGEST_PROMPT:]
-
-
-def _context_frames(seconds: float) -> int:
-    return min(int((seconds + _MARGIN) * _FRAMES_PER_SECOND) + 1, int(LONGEST_WINDOW * _FRAMES_PER_SECOND))
 
 
 def _log(level: int, message: str, complaints: list[str]) -> None:

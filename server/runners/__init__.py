@@ -32,6 +32,8 @@ class Residence:
     """Windows being decoded."""
     queued: int
     """Windows that wait."""
+    most: int = 1
+    """Processes that it may come to have."""
 
 
 class Runner(Protocol):
@@ -39,7 +41,11 @@ class Runner(Protocol):
 
     @property
     def slots(self) -> int:
-        """Units of one model that run at the same time."""
+        """Units, or batches of them, of one model that run at the same time."""
+
+    @property
+    def ahead(self) -> int:
+        """Units of one model that can be worked on at the same time, all batches full."""
 
     async def run(self, unit: Unit) -> Heard:
         """Decode one window. A worker that dies is replaced and the unit repeated.

@@ -1,27 +1,35 @@
-"""Work in child processes of this server: per model up to `slots` workers, each with the model loaded.
+"""Work in child processes of this server: per model up to `slots` windows, or batches of them, at a time.
 
-Units take turns between requests, so a short clip never waits behind a film. A unit whose worker died runs
-again elsewhere; one that killed two is an error. A worker is replaced after `recycle` units or a timeout.
+Units take turns between requests, so a short clip never waits behind a film. Where the engine hears several
+windows at once, those that wait at the same moment go together; none waits for others to come. A unit whose
+worker died runs again; where several were at work in it, each runs again with no other beside it, and only a
+death then counts against a unit. A worker is replaced after `recycle` units or a timeout.
 """
 
 import asyncio
-import itertools
 import logging
 import os
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import psutil
-
-from server.child import Child, ChildGone
+from server.child import ChildGone
 from server.errors import ModelBroken, SpeechError, WindowFailed, WorkFailed
 from server.runners import Residence, Unit
-from server.types import Heard, ModelInfo
-from server.worker import Failed, FromWorker, Loaded, Result, Stop, Work
+from server.types import Decode, Heard, Loading, ModelInfo
+from server.worker import Answer, Failed, Result
+from server.workers import Worker
 
 log = logging.getLogger(__name__)
+
+Prepare = Callable[[ModelInfo, int], Awaitable[Loading]]
+"""How a model is to be run with at most so many slots; what is needed for that is made first."""
+
+BATCH = 8
+"""Windows that go through a model together, at most, where the owner says nothing."""
 
 _DEATHS = 2
 """A unit that killed this many workers is an error."""
@@ -39,8 +47,16 @@ _BACK_OFF = 0.2
 _SLOWEST_RESTART = 10.0
 """Seconds before a worker is started again: none after the first death, then doubling up to this."""
 
-_GROWTH = 512 << 20
-"""Bytes above its size when loaded at which a worker is replaced."""
+_LONGEST_BATCH = 2.0
+"""Seconds that a batch may take, or a clip that comes just after its start would wait for it too long."""
+
+_PACE = 0.3
+"""Weight of the newest measurement in the mean of seconds a window."""
+
+
+async def as_it_is(model: ModelInfo, slots: int) -> Loading:
+    """The model's own file, run by whisper.cpp in a process for each slot."""
+    return Loading(path=model.path)
 
 
 @dataclass(eq=False, slots=True)
@@ -50,6 +66,8 @@ class _Job:
     unit: Unit
     done: asyncio.Future[Heard]
     deaths: int = 0
+    alone: bool = False
+    """It was at work with others when their worker died: now it must have one to itself."""
 
 
 @dataclass(eq=False, slots=True)
@@ -105,6 +123,18 @@ class _Line:
         self._passed = 0
         return self._background.take() or self._foreground.take()
 
+    def take_all(self, most: int) -> list[_Job]:
+        """At most so many jobs that may go together, by turns."""
+        jobs: list[_Job] = []
+        while len(jobs) < most and (job := self.take()):
+            if job.alone and jobs:
+                self.put_back(job)
+                break
+            jobs.append(job)
+            if job.alone:
+                break
+        return jobs
+
     def __len__(self) -> int:
         return len(self._foreground) + len(self._background)
 
@@ -116,16 +146,30 @@ class Runner:
     """The Runner of child processes."""
 
     def __init__(
-        self, folder: Path, *, slots: int = 0, threads: int = 0, timeout: float = 600.0, recycle: int = 5000
+        self,
+        folder: Path,
+        *,
+        slots: int = 0,
+        threads: int = 0,
+        batch: int = BATCH,
+        timeout: float = 600.0,
+        recycle: int = 5000,
+        prepare: Prepare = as_it_is,
     ) -> None:
         """`folder`: the workers' empty working directory. `slots` and `threads`: 0 goes by the cores."""
         self._cores = len(os.sched_getaffinity(0))
         self.slots = slots or self._cores
+        self.batch = batch
         self.folder = folder
         self._threads = threads
         self.timeout = timeout
         self.recycle = recycle
+        self.prepare = prepare
         self._lanes: dict[str, _Lane] = {}
+
+    @property
+    def ahead(self) -> int:
+        return self.slots * self.batch
 
     async def run(self, unit: Unit) -> Heard:
         job = _Job(unit, asyncio.get_running_loop().create_future())
@@ -161,23 +205,8 @@ class Runner:
         return self._threads or max(1, self._cores // max(1, min(wanted, self.slots)))
 
 
-class _Worker:
-    """A process with the model loaded."""
-
-    def __init__(self, child: Child[FromWorker], engine: str) -> None:
-        self.child = child
-        self.engine = engine
-        self.units = 0
-        self._process = psutil.Process(child.pid)
-        self._size: int = self._process.memory_info().rss
-
-    def grown(self) -> bool:
-        """Whether it has taken much more memory than when the model was loaded."""
-        return bool(self._process.memory_info().rss > self._size + _GROWTH)
-
-
 class _Lane:
-    """One model: its pending jobs, and a task for each of its workers."""
+    """One model: its pending jobs, its workers, and a task for each slot."""
 
     def __init__(self, runner: Runner, model: ModelInfo) -> None:
         self.slots = runner.slots
@@ -185,178 +214,259 @@ class _Lane:
         self._model = model
         self._turns = _Line()
         self._pending = asyncio.Semaphore(0)
-        self._numbers = itertools.count()
-        self._slots: set[asyncio.Task[None]] = set()
-        self._coming = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = 0
+        """Slots that wait for jobs, or will once their worker is there."""
         self._deaths = 0
-        self._workers: set[_Worker] = set()
-        self._busy: dict[_Worker, _Job] = {}
+        self._pace = 0.0
+        """Mean seconds of a window in a batch; 0 until one has been heard."""
+        self._workers: list[Worker] = []
+        self._loading: Loading | None = None
+        self._deciding = asyncio.Lock()
+        self._starting = asyncio.Lock()
+        self._busy: dict[asyncio.Task[None], list[_Job]] = {}
+        self._entering = asyncio.Condition()
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def add(self, job: _Job) -> None:
         self._turns.put(job)
         self._pending.release()
-        if len(self._turns) > self._coming and len(self._slots) < self.slots:
+        if len(self._turns) > self._idle and len(self._tasks) < self.slots:
             self._grow()
 
     async def load(self) -> None:
-        if not self._slots:
+        if not self._tasks:
             self._grow()
         await asyncio.shield(self._loaded)
 
     async def stop(self) -> None:
-        for task in self._slots:
+        at_work = [job for jobs in self._busy.values() for job in jobs]
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
-        self._fail(WorkFailed(f"the model {self._model.id} was unloaded"))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail(WorkFailed(f"the model {self._model.id} was unloaded"), at_work)
 
     def residence(self) -> Residence:
         return Residence(
             model=self._model.id,
             engine=next((worker.engine for worker in self._workers), ""),
-            processes=tuple(worker.child.pid for worker in self._workers),
-            busy=len(self._busy),
+            processes=tuple(worker.pid for worker in self._workers),
+            most=-(-self.slots // max((worker.loading.slots for worker in self._workers), default=1)),
+            busy=sum(len(jobs) for jobs in self._busy.values()),
             queued=len(self._turns),
         )
 
+    # Slots --------------------------------------------------------------------------------------------
+
     def _grow(self) -> None:
         task = asyncio.create_task(self._slot())
-        self._slots.add(task)
-        task.add_done_callback(self._slots.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _slot(self) -> None:
-        """A worker's whole life, and that of its successors."""
-        worker: _Worker | None = None
+        """A slot's whole life, with one worker after the other."""
+        worker: Worker | None = None
         try:
             while True:
-                worker = worker or await self._start()
-                job = await self._next()
-                if not worker.child.alive:
-                    self._again(job)  # it died while idle, which is not the job's fault
-                elif await self._do(worker, job):
+                worker = worker or await self._place()
+                jobs = await self._next(worker)
+                if not worker.alive:
+                    self._again(jobs)  # it died while idle, which is not the jobs' fault
+                elif await self._do(worker, jobs):
                     continue
-                await self._end(worker)
+                await self._leave(worker)
                 worker = None
-        except SpeechError as error:
+        except Exception as error:
+            if not isinstance(error, SpeechError):
+                log.exception("a slot of %s failed", self._model.id)
+                error = WorkFailed(f"the model {self._model.id} cannot be run")
             # Gone before anyone hears of it, so that who asks again gets a new one.
-            self._slots.discard(cast(asyncio.Task[None], asyncio.current_task()))
+            self._tasks.discard(_this_task())
             # Another slot may be at work, or just starting: then the jobs are its own.
-            if not self._slots:
+            if not self._tasks:
                 self._fail(error)
         finally:
             if worker:
-                await self._end(worker)
+                await self._leave(worker)
 
-    async def _next(self) -> _Job:
-        self._coming += 1
+    async def _next(self, worker: Worker) -> list[_Job]:
+        """What to do now: a batch, if more than one job waits and no other slot is free for it."""
+        self._idle += 1
         try:
             while True:
                 await self._pending.acquire()
-                if job := self._turns.take():
-                    return job
+                if jobs := self._turns.take_all(self._most(worker)):
+                    return jobs
         finally:
-            self._coming -= 1
+            self._idle -= 1
 
-    async def _start(self) -> _Worker:
-        """A process with the model loaded. Raises ModelBroken when it refuses, or always dies of it."""
-        self._coming += 1
+    def _most(self, worker: Worker) -> int:
+        """Jobs that this slot may take at once."""
+        share = -(-len(self._turns) // max(1, self._idle))
+        in_time = int(_LONGEST_BATCH / self._pace) if self._pace else 1
+        return max(1, min(worker.loading.batch, share, in_time))
+
+    async def _do(self, worker: Worker, jobs: list[_Job]) -> bool:
+        """Run the jobs; whether the worker is fit for others."""
+        self._busy[_this_task()] = jobs
         try:
-            for _ in range(_LOADS):
-                if self._deaths > 1:
-                    await asyncio.sleep(min(_BACK_OFF * 2**self._deaths, _SLOWEST_RESTART))
-                if worker := await self._spawn():
-                    return worker
+            async with self._beside_others(worker, jobs):
+                await self._exchange(worker, jobs)
         finally:
-            self._coming -= 1
-        raise ModelBroken(f"the model {self._model.id} cannot be loaded: its process died each time")
+            del self._busy[_this_task()]
+        worker.units += len(jobs)
+        return worker.fit and worker.units < self._runner.recycle and not worker.grown()
 
-    async def _spawn(self) -> _Worker | None:
-        child = await Child[FromWorker].spawn(
-            "server.worker:main", FromWorker, self._runner.folder, self._model.engine, str(self._model.path)
-        )
+    async def _exchange(self, worker: Worker, jobs: list[_Job]) -> None:
+        """Have the jobs done, or put back where the worker died of them or of others beside them."""
+        began = asyncio.get_running_loop().time()
+        answers = await worker.ask((job.unit.window.pcm, self._decode(job)) for job in jobs)
+        others = worker.asked > len(jobs)
+        watching = [
+            asyncio.create_task(self._watch(worker, job, number, answer))
+            for job, (number, answer) in zip(jobs, answers.items(), strict=True)
+        ]
         try:
-            match await child.receive():
-                case Loaded(engine):
-                    worker = _Worker(child, engine)
-                    self._workers.add(worker)
-                    if not self._loaded.done():
-                        self._loaded.set_result(None)
-                    return worker
-                case Failed(message):
-                    child.kill()
-                    raise ModelBroken(message)
-        except ChildGone as why:
-            self._deaths += 1
-            log.warning("a worker died while it loaded %s: %s", self._model.id, why)
-        except BaseException:
-            child.kill()
-            await child.ended()
-            raise
-        return None
+            await asyncio.wait(watching)
+        finally:
+            for task in watching:
+                task.cancel()
+        lost = [job for job, task in zip(jobs, watching, strict=True) if not task.result()]
+        if lost:
+            self._lost(lost, others or len(jobs) > 1)
+        else:
+            self._deaths = 0
+            took = (asyncio.get_running_loop().time() - began) / len(jobs)
+            self._pace += _PACE * (took - self._pace) if self._pace else took
 
-    async def _end(self, worker: _Worker) -> None:
-        self._workers.discard(worker)
-        worker.child.kill()
-        await worker.child.ended()
-
-    async def _do(self, worker: _Worker, job: _Job) -> bool:
-        """Run the job; whether the worker is fit for another one."""
-        self._busy[worker] = job
-        try:
-            message = await self._exchange(worker, job)
-        except ChildGone as why:
-            self._lost(job, why)
+    async def _watch(self, worker: Worker, job: _Job, number: int, answer: asyncio.Future[Answer]) -> bool:
+        """Hand the answer to who waits for it; False where the worker is gone without one."""
+        waiting: set[asyncio.Future[object]] = {answer, job.done}  # type: ignore[arg-type]
+        await asyncio.wait(waiting, timeout=self._runner.timeout, return_when=asyncio.FIRST_COMPLETED)
+        if job.done.cancelled() and not answer.done():
+            await worker.stop(number)
+            # An engine that cannot stop inside a window ends it; what it heard is thrown away.
+            patience = _GRACE if worker.stops else self._runner.timeout
+            await asyncio.wait({answer}, timeout=patience)
+        if not answer.done():
+            log.warning("worker %d does not answer", worker.pid)
+            await worker.end()
+        if error := answer.exception():
+            log.warning("a worker of %s died in window %d: %s", self._model.id, job.unit.window.index, error)
             return False
-        finally:
-            del self._busy[worker]
-        self._deaths = 0
         if not job.done.done():
-            match message:
+            match answer.result():
                 case Result(heard=heard):
                     job.done.set_result(heard)
                 case Failed(message=sentence):
                     job.done.set_exception(WorkFailed(sentence))
-        worker.units += 1
-        return worker.units < self._runner.recycle and not worker.grown()
+        return True
 
-    async def _exchange(self, worker: _Worker, job: _Job) -> FromWorker:
-        """The worker's answer. Raises ChildGone where it died, hung, or would not stop when told to."""
-        number = next(self._numbers)
-        threads = self._runner.threads_for(min(len(self._busy) + len(self._turns), self.slots))
-        work = Work(number, job.unit.window.pcm, replace(job.unit.decode, threads=threads))
-        answer = asyncio.create_task(_asked(worker.child, work))
+    def _decode(self, job: _Job) -> Decode:
+        at_work = len(self._busy) + len(self._turns)
+        return replace(job.unit.decode, threads=self._runner.threads_for(min(at_work, self.slots)))
+
+    @asynccontextmanager
+    async def _beside_others(self, worker: Worker, jobs: list[_Job]) -> AsyncIterator[None]:
+        """Until a job that must be alone in its worker is, and until such a job has ended."""
+        alone = jobs[0].alone
+        async with self._entering:
+            await self._entering.wait_for(lambda: not worker.alone and not (alone and worker.entered))
+            worker.alone, worker.entered = alone, worker.entered + 1
         try:
-            waiting: set[asyncio.Future[Any]] = {answer, job.done}
-            await asyncio.wait(waiting, timeout=self._runner.timeout, return_when=asyncio.FIRST_COMPLETED)
-            if job.done.cancelled() and not answer.done():
-                stopping = asyncio.create_task(worker.child.send(Stop(number)))
-                await asyncio.wait({answer}, timeout=_GRACE)
-                stopping.cancel()
-            if not answer.done():
-                raise ChildGone(f"process {worker.child.pid} does not answer")
-            return answer.result()
+            yield
         finally:
-            answer.cancel()
+            async with self._entering:
+                worker.alone, worker.entered = False, worker.entered - 1
+                self._entering.notify_all()
 
-    def _lost(self, job: _Job, why: ChildGone) -> None:
-        """The worker died of, or during, this job: run it again, once."""
+    def _lost(self, jobs: list[_Job], in_company: bool) -> None:
+        """The worker died of, or during, these jobs: run them again, but none more than once by itself."""
         self._deaths += 1
-        job.deaths += 1
-        log.warning("a worker of %s died in window %d: %s", self._model.id, job.unit.window.index, why)
-        if job.done.done():
-            return
-        if job.deaths < _DEATHS:
-            self._again(job)
-            return
-        job.done.set_exception(WindowFailed(f"window {job.unit.window.index} could not be decoded"))
+        for job in jobs:
+            job.alone = job.alone or in_company
+            job.deaths += not in_company
+            if job.done.done():
+                continue
+            if job.deaths < _DEATHS:
+                self._again([job])
+            else:
+                job.done.set_exception(WindowFailed(f"window {job.unit.window.index} could not be decoded"))
 
-    def _again(self, job: _Job) -> None:
-        self._turns.put_back(job)
-        self._pending.release()
+    async def _how(self) -> Loading:
+        """How the model is run, as long as it is loaded: decided once."""
+        async with self._deciding:
+            if self._loading is None:
+                self._loading = await self._runner.prepare(self._model, self.slots)
+            return self._loading
 
-    def _fail(self, error: SpeechError) -> None:
+    def _again(self, jobs: list[_Job]) -> None:
+        for job in reversed(jobs):
+            self._turns.put_back(job)
+            self._pending.release()
+
+    # Workers ------------------------------------------------------------------------------------------
+
+    async def _place(self) -> Worker:
+        """A worker with room for one more slot. Raises ModelBroken when it refuses, or always dies of it."""
+        self._idle += 1
+        try:
+            loading = await self._how()
+            if loading.slots > 1:
+                # The first slot starts the process that all of them share.
+                async with self._starting:
+                    return await self._shared(loading)
+            return self._enter(await self._start(replace(loading, devices=(self._device(loading),))))
+        finally:
+            self._idle -= 1
+
+    def _device(self, loading: Loading) -> int:
+        """The card with the fewest workers: each has the whole model."""
+        used = [device for worker in self._workers for device in worker.loading.devices]
+        return min(loading.devices, key=used.count)
+
+    async def _shared(self, loading: Loading) -> Worker:
+        for worker in tuple(self._workers):
+            if not worker.fit:
+                # Two at a time would take the memory twice.
+                await worker.left.wait()
+            elif worker.slots < worker.loading.slots:
+                return self._enter(worker)
+        return self._enter(await self._start(loading))
+
+    def _enter(self, worker: Worker) -> Worker:
+        worker.slots += 1
+        return worker
+
+    async def _start(self, loading: Loading) -> Worker:
+        for _ in range(_LOADS):
+            if self._deaths > 1:
+                await asyncio.sleep(min(_BACK_OFF * 2**self._deaths, _SLOWEST_RESTART))
+            try:
+                worker = await Worker.start(self._runner.folder, loading)
+            except ChildGone as why:
+                self._deaths += 1
+                log.warning("a worker died while it loaded %s: %s", self._model.id, why)
+                continue
+            self._workers.append(worker)
+            if not self._loaded.done():
+                self._loaded.set_result(None)
+            return worker
+        raise ModelBroken(f"the model {self._model.id} cannot be loaded: its process died each time")
+
+    async def _leave(self, worker: Worker) -> None:
+        """The last slot that leaves a worker ends it; nobody enters it meanwhile."""
+        worker.retired = True
+        worker.slots -= 1
+        if worker.slots:
+            return
+        self._workers.remove(worker)
+        await worker.end()
+        worker.left.set()
+
+    def _fail(self, error: SpeechError, at_work: Iterable[_Job] = ()) -> None:
         """Nobody is left to do the work."""
-        jobs = list(self._busy.values())
+        jobs = list(at_work)
         while job := self._turns.take():
             jobs.append(job)
         for job in jobs:
@@ -368,6 +478,5 @@ class _Lane:
         self._loaded = asyncio.get_running_loop().create_future()
 
 
-async def _asked(child: Child[FromWorker], work: Work) -> FromWorker:
-    await child.send(work)
-    return await child.receive()
+def _this_task() -> asyncio.Task[None]:
+    return cast(asyncio.Task[None], asyncio.current_task())

@@ -56,7 +56,7 @@ def test_the_list_has_both_keys_and_whole_seconds(client: httpx.Client) -> None:
     demo = models["ggml-demo"]
     assert (demo["object"], demo["path"], demo["owned_by"]) == ("model", "ggml-demo.bin", "whisperd")
     assert isinstance(demo["created"], int)
-    assert (demo["size"], demo["engine"], demo["installed"]) == (DEMO.stat().st_size, "whisper_cpp", True)
+    assert (demo["size"], demo["engine"], demo["installed"]) == (DEMO.stat().st_size, "auto", True)
     assert demo["languages"] == ["en", "de", "es", "fr"]
     assert demo["capabilities"] == {"translate": True, "diarize": False, "words": True}
     assert models["ggml-tiny.en"]["languages"] == ["en"]
@@ -182,7 +182,7 @@ def test_load_and_unload_by_hand(copies: Server) -> None:
         assert int(began) <= mine["since"] <= time.time()
         assert int(began + 300) <= mine["expires"] <= time.time() + 300
         assert mine["pinned"] is False
-        assert "whisper.cpp" in mine["engine"]
+        assert "CTranslate2" in mine["engine"]
         listed = {model["id"]: model for model in client.get("/v1/models").json()["models"]}
         assert listed["my-two"]["loaded"] is True
         assert listed["my-two"]["memory"] > DEMO.stat().st_size
@@ -317,7 +317,7 @@ def test_a_model_in_use_goes_when_its_requests_have_ended(copies: Server, patien
         if not patient:
             with pytest.raises(httpx.ReadTimeout):
                 deleting.result()
-        assert running.result().json()["text"].count(SENTENCES[0]) == 30
+        assert running.result().json()["text"].count(SENTENCES[0]) > 20
         if patient:
             assert deleting.result().json()["deleted"] is True
         until(lambda: not file.exists())

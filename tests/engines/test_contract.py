@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server import engines, words
-from server.engines import Stopped, Transcriber
+from server import convert, engines, words
+from server.engines import Asked, Stopped, Transcriber
 from server.errors import ModelBroken
-from server.types import Decode
+from server.types import Decode, Loading
 from tests.speech import SENTENCES, say, silence
 from tests.voices import speak
 
@@ -24,8 +24,13 @@ ENGINES = tuple(
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Transcriber:
-    made: Transcriber = import_module(f"server.engines.{request.param}").Engine(DEMO)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Transcriber:
+    module = import_module(f"server.engines.{request.param}")
+    model = DEMO
+    if module.READS == "ctranslate2":
+        model = tmp_path_factory.mktemp("converted") / "demo"
+        convert.convert(DEMO, model, "int8")
+    made: Transcriber = module.Engine(model, Loading(engine=request.param, path=model, threads=2))
     return made
 
 
@@ -186,4 +191,58 @@ def test_a_file_that_is_no_model_is_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "ggml-x.bin"
     file.write_bytes(b"this is not a model" * 100)
     with pytest.raises(ModelBroken):
-        import_module(f"server.engines.{name}").Engine(file)
+        import_module(f"server.engines.{name}").Engine(file, Loading())
+
+
+def test_windows_together_are_heard_as_they_are_alone(engine: Transcriber) -> None:
+    german = say("Das Wetter ist heute warm.", "de")
+    asked = [
+        *(
+            Asked(say(sentence), Decode(language="en", short_context=True), never)
+            for sentence in SENTENCES[:4]
+        ),
+        Asked(german, Decode(), never),
+        Asked(say(SENTENCES[4]), Decode(language="en", prompt="Good morning, Größe."), never),
+        Asked(german, Decode(task="translate", language="de"), never),
+        Asked(say(SENTENCES[5]), Decode(), lambda: True),
+        Asked(say(SENTENCES[6]), Decode(only_language=True), never),
+        Asked(silence(3), Decode(language="en"), never),
+    ]
+    heard = engine.together(asked)
+    assert heard[7] is None
+    said = ["".join(segment.text for segment in one.segments).strip() if one else None for one in heard]
+    assert said[:4] == list(SENTENCES[:4])
+    assert said[4:] == [
+        "Das Wetter ist heute warm.",
+        SENTENCES[4],
+        "The weather is warm today.",
+        None,
+        "",
+        "",
+    ]
+    assert [one.language for one in heard if one] == [*["en"] * 4, "de", "en", "de", "en", "en"]
+
+
+def test_nobody_waits_for_a_window_that_is_stopped_on_the_way(engine: Transcriber) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    decode = Decode(language="en")
+    stopped, heard = engine.together(
+        [Asked(silence(29), decode, stop), Asked(say(SENTENCES[0]), decode, never)]
+    )
+    assert stopped is None
+    assert heard
+    assert heard.segments[0].text.strip() == SENTENCES[0]
+
+
+def test_a_loop_is_told_by_its_repetition_and_tried_again_hotter(engine: Transcriber) -> None:
+    """What is no speech makes the model repeat itself, or say what it does not believe."""
+    rng = np.random.default_rng(3)
+    buzz = (np.sign(np.sin(np.arange(16000 * 8) / 7)) * rng.uniform(0, 0.5, 16000 * 8)).astype(np.float32)
+    for segment in engine.transcribe(buzz, Decode(language="en"), never).segments:
+        assert (segment.compression_ratio or 0) <= 2.4

@@ -9,13 +9,14 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from server import runners
+from server import convert, engines, runners
 from server.errors import ModelBroken, WindowFailed
 from server.runners import Runner, Unit
-from server.types import SAMPLE_RATE, Decode, Heard, ModelInfo, Window
+from server.types import SAMPLE_RATE, Decode, Heard, Loading, ModelInfo, Window
 from tests.speech import SENTENCES, Pcm, say, silence
 
 DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
@@ -25,9 +26,27 @@ MODEL = ModelInfo(
 RUNNERS = tuple(module.name for module in pkgutil.iter_modules(runners.__path__))
 
 
-@pytest.fixture(params=RUNNERS)
-async def runner(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Runner]:
-    made: Runner = import_module(f"server.runners.{request.param}").Runner(tmp_path / "empty", slots=2)
+ENGINES = tuple(module.name for module in pkgutil.iter_modules(engines.__path__))
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("converted") / "demo"
+    convert.convert(DEMO, folder, "int8")
+    return folder
+
+
+@pytest.fixture(params=[(runner, engine) for runner in RUNNERS for engine in ENGINES], ids="-".join)
+async def runner(request: pytest.FixtureRequest, converted: Path, tmp_path: Path) -> AsyncIterator[Runner]:
+    name, engine = request.param
+
+    async def prepare(model: ModelInfo, slots: int) -> Loading:
+        if engine == "ctranslate2" and model is MODEL:
+            return Loading(engine, converted, slots=slots, batch=4)
+        return Loading(path=model.path)
+
+    module = import_module(f"server.runners.{name}")
+    made: Runner = module.Runner(tmp_path / "empty", slots=2, prepare=prepare)
     yield made
     await made.stop()
 
@@ -63,7 +82,7 @@ async def test_many_at_once_each_get_their_own(runner: Runner) -> None:
     heard = await asyncio.gather(*(runner.run(unit(say(s), request=s)) for s in SENTENCES))
     assert [text(one) for one in heard] == list(SENTENCES)
     (residence,) = runner.loaded()
-    assert len(residence.processes) == 2
+    assert len(residence.processes) == residence.most
 
 
 async def test_a_killed_worker_is_not_noticed(runner: Runner) -> None:
@@ -141,6 +160,55 @@ async def test_a_model_that_kills_its_loader_is_broken(runner: Runner, tmp_path:
     with pytest.raises(ModelBroken):
         await runner.load(broken)
     assert text(await runner.run(unit(say(SENTENCES[0])))) == SENTENCES[0]
+
+
+async def test_a_death_among_several_windows_counts_against_none_of_them(
+    converted: Path, tmp_path: Path
+) -> None:
+    from server.runners import local
+
+    async def prepare(model: ModelInfo, slots: int) -> Loading:
+        return Loading("ctranslate2", converted, slots=slots, batch=4)
+
+    runner = local.Runner(tmp_path / "empty", slots=2, prepare=prepare)
+    try:
+        await runner.load(MODEL)
+        windows = [
+            np.concatenate([say(sentence), silence(20)]).astype(np.float32) for sentence in SENTENCES[:6]
+        ]
+        running = [
+            asyncio.create_task(runner.run(unit(pcm, request=str(index), short=False)))
+            for index, pcm in enumerate(windows)
+        ]
+        for at_work in (2, 1):
+            (process,) = await until_busy(runner, at_work)
+            os.kill(process, signal.SIGKILL)
+            while process in [one for residence in runner.loaded() for one in residence.processes]:
+                await asyncio.sleep(0.002)
+        heard = await asyncio.gather(*running)
+        assert [text(one) for one in heard] == list(SENTENCES[:6])
+    finally:
+        await runner.stop()
+
+
+async def test_windows_that_wait_go_together(converted: Path, tmp_path: Path) -> None:
+    from server.runners import local
+
+    async def prepare(model: ModelInfo, slots: int) -> Loading:
+        return Loading("ctranslate2", converted, batch=4)
+
+    runner = local.Runner(tmp_path / "empty", slots=1, prepare=prepare)
+    try:
+        await runner.run(unit(say(SENTENCES[0])))
+        running = [asyncio.create_task(runner.run(unit(say(s), request=s))) for s in SENTENCES[:9]]
+        most = 0
+        while not all(task.done() for task in running):
+            most = max(most, *(residence.busy for residence in runner.loaded()))
+            await asyncio.sleep(0.001)
+        assert [text(task.result()) for task in running] == list(SENTENCES[:9])
+        assert most == 4
+    finally:
+        await runner.stop()
 
 
 async def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:

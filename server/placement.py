@@ -1,0 +1,166 @@
+"""How each model is run here: by which engine, on which device, with how many slots and threads.
+
+What the owner says of a model counts first, then what they say of all; the rest is measured
+(docs/engines.md): CTranslate2 on CPUs, whisper.cpp where its build has a GPU, and for what only it can do.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from server.child import Child, ChildGone
+from server.config import Tuning
+from server.conversions import Conversions
+from server.convert import Precision
+from server.errors import ModelBroken, NoSpace, NotWritable, SpeechError
+from server.models import Models
+from server.runners.local import BATCH
+from server.types import Loading, ModelInfo
+from server.worker import Devices
+
+log = logging.getLogger(__name__)
+
+_BACKGROUND = 300_000_000
+"""Bytes of a model's file from which it is not waited for its conversion: whisper.cpp answers meanwhile."""
+
+_CARDS = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")
+"""Where the system shows graphics cards."""
+
+
+class Placement:
+    """Decides it, and has made what an engine needs. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        models: Models,
+        conversions: Conversions,
+        empty: Path,
+        every: Tuning,
+        single: Mapping[str, Tuning],
+    ) -> None:
+        """`every`: what the owner wants for all models; `single`: for some, by id. `empty`: the working
+        directory of processes."""
+        self._models = models
+        self._conversions = conversions
+        self._empty = empty
+        self._every = every
+        self._single = single
+        self._gpu: asyncio.Task[bool] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self.converted: Callable[[ModelInfo], Awaitable[None]] | None = None
+        """Is told of a model whose conversion has ended while whisper.cpp answered for it."""
+
+    def tuning(self, model: ModelInfo) -> Tuning:
+        """What the owner wants for this model."""
+        single = self._single.get(model.id, Tuning())
+        return self._every.model_copy(update=single.model_dump(exclude_unset=True))
+
+    async def loading(self, model: ModelInfo, slots: int) -> Loading:
+        """How to run it, with at most so many slots. Raises ModelBroken and NoSpace."""
+        wanted = self.tuning(model)
+        engine = await self._engine(model, wanted)
+        if engine == "ctranslate2":
+            device = "cuda" if wanted.device == "cuda" else "cpu"
+            copy = await self._copy(model, "float16" if device == "cuda" else "int8", wanted)
+            if copy:
+                return _on_ctranslate2(wanted, copy, device, slots)
+        return Loading("whisper_cpp", model.path, device=wanted.device, devices=wanted.devices)
+
+    def sweep(self) -> None:
+        """Delete the copies of files that are gone, once the hashes of all files are known. Blocks."""
+        installed = self._models.installed()
+        if all(model.sha256 or model.broken or model.engine for model in installed):
+            self._conversions.sweep(model.sha256 for model in installed)
+
+    async def stop(self) -> None:
+        tasks = [*self._background, *([self._gpu] if self._gpu else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._conversions.stop()
+
+    async def _engine(self, model: ModelInfo, wanted: Tuning) -> str:
+        if model.engine:
+            return model.engine
+        if wanted.engine != "auto":
+            return _MODULES[wanted.engine]
+        if only := _only(model):
+            return _MODULES[only]
+        gpu = wanted.device != "cpu" and await self._has_gpu()
+        return "whisper_cpp" if gpu else "ctranslate2"
+
+    async def _copy(self, model: ModelInfo, precision: Precision, wanted: Tuning) -> Path | None:
+        """The folder to be loaded; None where whisper.cpp is to answer until it is there."""
+        if model.engine == "ctranslate2":
+            return model.path
+        sha256 = model.sha256 or (await asyncio.to_thread(self._models.digest, model.id)).sha256
+        known = replace(model, sha256=sha256)
+        if wanted.engine == "auto" and model.size > _BACKGROUND:
+            if copy := self._conversions.find(sha256, precision):
+                return copy
+            task = asyncio.create_task(self._in_background(known, precision))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            return None
+        try:
+            return await self._conversions.make(known, precision)
+        except (ModelBroken, NoSpace, NotWritable) as error:
+            if wanted.engine != "auto":
+                raise
+            log.warning("%s runs on whisper.cpp: %s", model.id, error)
+            return None
+
+    async def _in_background(self, model: ModelInfo, precision: Precision) -> None:
+        try:
+            await self._conversions.make(model, precision)
+        except SpeechError as error:
+            log.warning("%s stays with whisper.cpp: %s", model.id, error)
+            return
+        log.info("%s is converted, and runs on CTranslate2 from its next load on", model.id)
+        if self.converted:
+            await self.converted(model)
+
+    async def _has_gpu(self) -> bool:
+        """Whether whisper.cpp, as it is built here, runs on a card of this machine."""
+        self._gpu = self._gpu or asyncio.create_task(_gpu_build(self._empty))
+        return await asyncio.shield(self._gpu)
+
+
+_MODULES = {"whisper.cpp": "whisper_cpp", "ctranslate2": "ctranslate2"}
+"""What people call an engine, and the file in `engines/` that it is."""
+
+
+def _only(model: ModelInfo) -> str:
+    """The one engine that can do all that the model can; empty where both can."""
+    return "whisper.cpp" if "diarize" in model.capabilities else ""
+
+
+def _on_ctranslate2(wanted: Tuning, copy: Path, device: str, slots: int) -> Loading:
+    cores = len(os.sched_getaffinity(0))
+    slots = wanted.slots or slots
+    return Loading(
+        engine="ctranslate2",
+        path=copy,
+        slots=slots,
+        threads=wanted.threads or max(1, cores // slots),
+        batch=wanted.batch or BATCH,
+        device=device,
+        devices=wanted.devices,
+        compute_type=wanted.compute_type,
+    )
+
+
+async def _gpu_build(empty: Path) -> bool:
+    if not any(os.path.exists(card) for card in _CARDS):
+        return False
+    child = await Child[Devices].spawn("server.worker:devices", Devices, empty)
+    try:
+        return bool((await child.receive()).names)
+    except ChildGone:
+        return False
+    finally:
+        child.kill()
+        await child.ended()
