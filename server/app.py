@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server import dialects
+from server.counting import Counting
 from server.guard import Guard
 from server.hangup import Hangup
 from server.services import Services
@@ -32,6 +33,7 @@ def build(services: Services) -> Starlette:
     return Starlette(
         routes=dialects.routes(),
         middleware=[
+            Middleware(Counting, metrics=services.metrics),
             Middleware(Hangup),
             Middleware(Guard, hosts=(config.host, *config.allowed_hosts), keys=services.keys),
         ],

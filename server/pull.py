@@ -108,7 +108,9 @@ class Pulls:
         pause: float = 1.0,
         tick: float = 0.5,
         source: Source | None = None,
+        on_end: Callable[[bool], None] = lambda ok: None,
     ) -> None:
+        self._on_end = on_end
         self._models = models
         self._source: Source = source or Hub(endpoint, token, stall=stall)
         self._go_on = go_on
@@ -215,6 +217,7 @@ class Pulls:
         if download.task.cancelled():
             return
         error = download.task.exception()
+        self._on_end(error is None)
         if error and not download.watchers:
             log.warning("pulling %s failed: %s", download.wanted.name, error)
 

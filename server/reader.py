@@ -11,7 +11,7 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,8 +132,9 @@ class Readers:
         memory: int,
         longest: float,
         stall: float = 60.0,
+        on_death: Callable[[str], None] = lambda process: None,
     ) -> None:
-        """`memory` in bytes a reader, `longest` in seconds of sound.
+        """`memory` in bytes a reader, `longest` in seconds of sound; `on_death` is told of each that died.
 
         `stall`: seconds without a sign of life, while the whole body is there, after which a reader is given
         up as if it had died.
@@ -144,6 +145,7 @@ class Readers:
         self._memory = memory
         self._longest = longest
         self._stall = stall
+        self._on_death = on_death
         self._streams_at_once = streams
         self._places = asyncio.Semaphore(streams)
         self._idle: list[Child[FromReader]] = []
@@ -205,6 +207,7 @@ class Readers:
                     return
                 except ChildGone as error:
                     deaths += 1
+                    self._on_death("reader")
                     at = order.resume_at
                     log.warning("reader died at %.1f s of its media: %s", at, error)
                     if deaths == _DEATHS:

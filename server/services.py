@@ -14,6 +14,7 @@ from server.encoder import Encoder
 from server.errors import ModelNotFound, SpeechError, Starting
 from server.keys import Keys
 from server.memory import Loader, Memory, megabytes
+from server.metrics import Metrics
 from server.placement import Placement
 from server.pull import Pulling, Pulls
 from server.reader import Readers
@@ -38,6 +39,7 @@ class Services:
     encoder: Encoder
     jobs: jobs.Jobs
     placement: Placement
+    metrics: Metrics
     warm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once readers are up and what is to be preloaded is loaded."""
 
@@ -82,10 +84,11 @@ class Services:
         if self.choose(listen) is None:
             async for waiting in self._pulled(listen.model):
                 yield waiting
+        model = transcribe.choose(self.models, listen)
         events = transcribe.transcribe(
             listen, media, self.models, self.readers, self.memory, self.runner, background=background
         )
-        async with aclosing(events):
+        async with aclosing(self.metrics.heard(model.id, events)) as events:
             async for event in events:
                 yield event
 
@@ -112,7 +115,8 @@ class Services:
 
     def speak(self, spoken: speak.Spoken) -> AsyncGenerator[bytes]:
         """The sound of a prepared text in its format; see speak.py."""
-        return speak.sound(spoken, self.memory, self.speakers, self.encoder)
+        sound = speak.sound(spoken, self.memory, self.speakers, self.encoder)
+        return self.metrics.spoken(spoken.voice.engine, sound)
 
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
         async with aclosing(self.pulls.pull(name)) as steps:
@@ -169,6 +173,7 @@ async def starting(config: Config) -> AsyncIterator[Services]:
 def _made(config: Config) -> Services:
     empty = config.data / "empty"
     found = store(config)
+    metrics = Metrics()
     readers = Readers(
         empty,
         warm=config.readers,
@@ -176,6 +181,7 @@ def _made(config: Config) -> Services:
         queue=config.queue,
         memory=config.reader_memory,
         longest=config.max_duration,
+        on_death=metrics.died,
     )
     placement = Placement(found, _conversions(config), empty, config.every, config.tuning)
     runner = local.Runner(
@@ -186,6 +192,8 @@ def _made(config: Config) -> Services:
         prepare=placement.loading,
         timeout=config.window_timeout,
         recycle=config.recycle,
+        on_window=metrics.window,
+        on_death=metrics.died,
     )
     speakers = Speakers(empty, threads=config.threads, queue=config.queue, timeout=config.window_timeout)
     memory = Memory(
@@ -196,9 +204,10 @@ def _made(config: Config) -> Services:
         pinned=config.pinned,
     )
     placement.converted = memory.renew
-    pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos)
+    pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos, on_end=metrics.pulled)
     voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)
     keys = Keys(config.keys)
+    metrics.watch(memory, readers, pulls)
     return Services(
         config=config,
         models=found,
@@ -212,6 +221,7 @@ def _made(config: Config) -> Services:
         encoder=Encoder(empty),
         jobs=jobs.Jobs(config, runner.slots),
         placement=placement,
+        metrics=metrics,
     )
 
 

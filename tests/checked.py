@@ -142,10 +142,20 @@ class Answer:
             return []
         is_last = not message.get("more_body", False)
         self._body(message.get("body", b""), is_last)
-        if not is_last and "schema" in self._declared and not self._declared.keys() & {"x-events", "x-line"}:
+        if not is_last and self._waits():
             return []
         held, self._held = self._held, []
         return held
+
+    def _waits(self) -> bool:
+        """Whether the body can only be looked at when all of it is here."""
+        streams = self._declared.keys() & {"x-events", "x-line"}
+        return "schema" in self._declared and not streams and not self._is_binary
+
+    @property
+    def _is_binary(self) -> bool:
+        found: bool = self._declared.get("schema", {}).get("format") == "binary"
+        return found
 
     def _begin(self, message: Message) -> None:
         status = str(message["status"])
@@ -176,7 +186,7 @@ class Answer:
             self._declared = content.get(found, {"schema": {"maxLength": 0}})
 
     def _body(self, body: bytes, is_last: bool) -> None:
-        if not self._declared:
+        if not self._declared or self._is_binary:
             return
         self._rest += body
         if "x-events" in self._declared:
@@ -203,9 +213,8 @@ class Answer:
 
     def _whole(self, schema: dict[str, Any]) -> None:
         text = self._rest.decode("utf-8", "replace")
-        if schema.get("format") != "binary":
-            is_text = schema.get("type") == "string" or "maxLength" in schema
-            self._document.check(schema, text if is_text else json.loads(text))
+        is_text = schema.get("type") == "string" or "maxLength" in schema
+        self._document.check(schema, text if is_text else json.loads(text))
 
 
 class Checked:

@@ -37,10 +37,10 @@ FLOORS = (
     ("memory", "placement"),
     ("transcribe", "speak", "files"),
     ("urls", "webhooks", "records", "durable"),
-    ("jobs",),
+    ("jobs", "metrics"),
     ("services",),
     ("fields", "sse", "dialects", "deferred"),
-    ("guard", "hangup"),
+    ("guard", "hangup", "counting"),
     ("app", "client", "terminal"),
     ("serve",),
     ("doctor", "cli_keys", "cli_models"),
@@ -49,7 +49,7 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of its own folder and of lower floors only."""
 
-EDGE = {"dialects", "fields", "sse", "deferred", "guard", "hangup", "app", "serve"}
+EDGE = {"dialects", "fields", "sse", "deferred", "guard", "counting", "hangup", "app", "serve"}
 """Rooms that may name Starlette or uvicorn."""
 
 HTTP = {"starlette", "uvicorn", "sse_starlette", "python_multipart"}

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +22,13 @@ MEDIA = wav(talk(SENTENCES))
 
 
 def make(folder: Path, **changes: int) -> Readers:
-    settings = {"warm": 1, "streams": 2, "queue": 1, "memory": 1 << 30, "longest": 3600} | changes
+    settings: dict[str, Any] = {
+        "warm": 1,
+        "streams": 2,
+        "queue": 1,
+        "memory": 1 << 30,
+        "longest": 3600,
+    } | changes
     return Readers(folder / "empty", **settings)
 
 

@@ -9,6 +9,7 @@ death then counts against a unit. A worker is replaced after `recycle` units or 
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -66,6 +67,7 @@ class _Job:
     unit: Unit
     done: asyncio.Future[Heard]
     deaths: int = 0
+    added: float = field(default_factory=time.monotonic)
     alone: bool = False
     """It was at work with others when their worker died: now it must have one to itself."""
 
@@ -155,8 +157,14 @@ class Runner:
         timeout: float = 600.0,
         recycle: int = 5000,
         prepare: Prepare = as_it_is,
+        on_window: Callable[[str, float, float], None] = lambda model, waited, took: None,
+        on_death: Callable[[str], None] = lambda process: None,
     ) -> None:
-        """`folder`: the workers' empty working directory. `slots` and `threads`: 0 goes by the cores."""
+        """`folder`: the workers' empty working directory. `slots` and `threads`: 0 goes by the cores.
+
+        `on_window` is told of each window its model, the seconds it waited and those it took, or its batch;
+        `on_death` of each worker that died.
+        """
         self._cores = len(os.sched_getaffinity(0))
         self.slots = slots or self._cores
         self.batch = batch
@@ -165,6 +173,8 @@ class Runner:
         self.timeout = timeout
         self.recycle = recycle
         self.prepare = prepare
+        self.on_window = on_window
+        self.on_death = on_death
         self._lanes: dict[str, _Lane] = {}
 
     @property
@@ -319,7 +329,7 @@ class _Lane:
 
     async def _exchange(self, worker: Worker, jobs: list[_Job]) -> None:
         """Have the jobs done, or put back where the worker died of them or of others beside them."""
-        began = asyncio.get_running_loop().time()
+        began = time.monotonic()
         answers = await worker.ask((job.unit.window.pcm, self._decode(job)) for job in jobs)
         others = worker.asked > len(jobs)
         watching = [
@@ -331,12 +341,16 @@ class _Lane:
         finally:
             for task in watching:
                 task.cancel()
+        ended = time.monotonic()
+        for job, task in zip(jobs, watching, strict=True):
+            if task.result():
+                self._runner.on_window(self._model.id, began - job.added, ended - began)
         lost = [job for job, task in zip(jobs, watching, strict=True) if not task.result()]
         if lost:
             self._lost(lost, others or len(jobs) > 1)
         else:
             self._deaths = 0
-            took = (asyncio.get_running_loop().time() - began) / len(jobs)
+            took = (ended - began) / len(jobs)
             self._pace += _PACE * (took - self._pace) if self._pace else took
 
     async def _watch(self, worker: Worker, job: _Job, number: int, answer: asyncio.Future[Answer]) -> bool:
@@ -446,6 +460,7 @@ class _Lane:
                 worker = await Worker.start(self._runner.folder, loading)
             except ChildGone as why:
                 self._deaths += 1
+                self._runner.on_death("worker")
                 log.warning("a worker died while it loaded %s: %s", self._model.id, why)
                 continue
             self._workers.append(worker)
@@ -461,6 +476,8 @@ class _Lane:
         if worker.slots:
             return
         self._workers.remove(worker)
+        if not worker.alive:
+            self._runner.on_death("worker")
         await worker.end()
         worker.left.set()
 
