@@ -12,7 +12,8 @@ from importlib.resources import files
 from typing import Literal
 
 from server import segments
-from server.repetition import Run, compression_ratio, key, loop
+from server.engines import compression_ratio
+from server.repetition import Run, key, loop
 from server.types import Decode, Guard, Heard, Segment, Window
 
 _TOO_REPETITIVE = 2.4

@@ -9,7 +9,8 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, tee
 from types import TracebackType
 from typing import Any, BinaryIO, NoReturn, Self
 
@@ -129,6 +130,8 @@ class Block:
     """Seconds on the media's axis at which its first sample lies."""
     pcm: Pcm
     """float32 mono 16 kHz in [-1, 1], shape (n,), n > 0."""
+    channel: int | None = None
+    """Which one it is of, counted from 0; None: all of them mixed."""
 
     @property
     def end(self) -> float:
@@ -138,7 +141,7 @@ class Block:
         """What lies before that second, if anything does."""
         pcm = self.pcm[: max(0, round((at - self.start) * SAMPLE_RATE))]
         if len(pcm):
-            yield Block(self.start, pcm)
+            yield replace(self, pcm=pcm)
 
 
 def open_media(
@@ -146,14 +149,16 @@ def open_media(
     audio_track: str | None = None,
     longest: float = 12 * 3600,
     raw: RawSound | None = None,
+    *,
+    by_channel: bool = False,
 ) -> "Media":
     """Opens media for one reading from front to back.
 
     `file` may still grow: its `read` waits for bytes, and only formats whose index lies behind the sound
     wait for more than they decode. `audio_track` is a number counted from 0 among the audio tracks or a
     language tag ("en", "eng", "en-US"); without it the best track is taken: the default one, then that of
-    most channels, then of the highest bit rate. `longest` is in seconds. `raw`: the file has no header, and
-    all of it is samples.
+    most channels, then of the highest bit rate. With `by_channel` its channels are not mixed. `longest` is in
+    seconds. `raw`: the file has no header, and all of it is samples.
 
     Raises NotMedia, NoAudio, and TooLarge where the file itself says that it is longer than `longest`.
     Whatever `file` raises comes through.
@@ -162,7 +167,7 @@ def open_media(
     stated = None if raw else source.seconds()
     container = _open_raw(source, raw) if raw else _open(source)
     try:
-        return Media(source, container, _choose(container, audio_track), longest, stated)
+        return Media(source, container, _choose(container, audio_track), longest, stated, by_channel)
     except BaseException:
         container.close()
         raise
@@ -180,11 +185,13 @@ class Media:
         stream: AudioStream,
         longest: float,
         stated: float | None,
+        by_channel: bool,
     ) -> None:
         self._source = source
         self._container = container
         self._stream = stream
         self._longest = longest
+        self._by_channel = by_channel
         self._axis = _Axis(_origin(container), longest)
         track_end = stated or _declared_end(container, stream)
         whole_end = container.duration / av.time_base if container.duration else None
@@ -215,14 +222,16 @@ class Media:
     def blocks(self, until: float | None = None) -> Iterator[Block]:
         """The sound in order of time, up to the second `until` where that is given.
 
-        Where timestamps jump ahead, the next block starts later.
+        Where timestamps jump ahead, the next block starts later. Blocks of several channels come by turns.
 
         Packets that cannot be decoded are left out and counted. Raises NotMedia if none can be, TooShort if
         there is less than a tenth of a second, TooLarge when the sound goes on beyond `longest`.
         """
-        for block in _resample(_group(self._frames(), self._axis)):
+        for blocks in self._stretches():
+            block = blocks[0]
             if until is not None and block.end >= until:
-                yield from block.before(until)
+                for one in blocks:
+                    yield from one.before(until)
                 self._end = MediaEnd(until)
                 return
             if block.end > self._longest + BLOCK:
@@ -230,8 +239,13 @@ class Media:
                 raise TooLarge(f"the media has more sound than the {limit} that this server takes")
             self._samples += len(block.pcm)
             self._read_to = block.end
-            yield block
+            yield from blocks
         self._finish()
+
+    def _stretches(self) -> "Iterator[tuple[Block, ...]]":
+        """A block, or one of each channel, of the same stretch."""
+        groups = _group(self._frames(), self._axis)
+        return _separated(groups) if self._by_channel else ((block,) for block in _resample(groups))
 
     @property
     def end(self) -> MediaEnd:
@@ -668,6 +682,38 @@ def _resample(groups: Iterable[_Group]) -> Iterator[Block]:
         yield from resampler.drain()
 
 
+def _separated(groups: Iterator[_Group]) -> Iterator[tuple[Block, ...]]:
+    """The blocks of each channel; a later change of their number repeats or leaves out the last ones."""
+    first = next(groups, None)
+    if first is None:
+        return
+    count = first.shape[2]
+    if count > MIXED_CHANNELS:
+        raise NotMedia(f"the media has {count} channels; at most {MIXED_CHANNELS} can be heard one by one")
+    copies = tee(chain((first,), groups), count)
+    channels = (_resample(_only(channel, copy)) for channel, copy in enumerate(copies))
+    for blocks in zip(*channels, strict=True):
+        yield tuple(replace(block, channel=channel) for channel, block in enumerate(blocks))
+
+
+def _only(channel: int, groups: Iterable[_Group]) -> Iterator[_Group]:
+    for group in groups:
+        frames = [_mono(values[min(channel, len(values) - 1)], frame) for frame, values in _valued(group)]
+        yield _Group(group.start, group.apart, _shape(frames[0]), frames)
+
+
+def _valued(group: _Group) -> Iterator[tuple[AudioFrame, NDArray[np.float64]]]:
+    for frame in group.frames:
+        yield frame, _floats(_channels(frame))
+
+
+def _mono(values: NDArray[np.float64], frame: AudioFrame) -> AudioFrame:
+    """A channel of a frame, or the mean of several."""
+    mono = AudioFrame.from_ndarray(values.astype(np.float32)[np.newaxis], format="flt", layout="mono")
+    mono.sample_rate = frame.sample_rate
+    return mono
+
+
 class _Resampler:
     """Turns sound of one shape without gaps into 16 kHz mono."""
 
@@ -733,10 +779,7 @@ def _pull(graph: Graph) -> Iterator[Pcm]:
 
 def _average(frame: AudioFrame) -> AudioFrame:
     """The mean of all channels, for layouts that libswresample does not mix."""
-    mean = _floats(_channels(frame)).mean(axis=0).astype(np.float32)
-    mixed = AudioFrame.from_ndarray(mean[np.newaxis], format="flt", layout="mono")
-    mixed.sample_rate = frame.sample_rate
-    return mixed
+    return _mono(_floats(_channels(frame)).mean(axis=0), frame)
 
 
 def _channels(frame: AudioFrame) -> NDArray[Any]:

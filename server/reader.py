@@ -5,7 +5,9 @@ one stream at a time. It blocks while we do not take its windows, so a film need
 """
 
 import asyncio
+import dataclasses
 import io
+import itertools
 import logging
 import queue
 import resource
@@ -63,6 +65,9 @@ class Open(msgspec.Struct, tag=True):
     until: float | None
     next_index: int
     overlapped: float = 0.0
+    by_channel: bool = False
+    channels: dict[int, tuple[float, float]] = {}
+    """`resume_at` and `overlapped` of those channels that have had windows."""
 
 
 class Grown(msgspec.Struct, tag=True):
@@ -180,15 +185,19 @@ class Readers:
         *,
         start: float = 0.0,
         end: float | None = None,
+        by_channel: bool = False,
     ) -> AsyncGenerator[Reading]:
         """The windows of a media, while its body may still be arriving; `raw`: of samples without a header.
 
-        `start`, `end`: seconds of the media between which it is heard.
+        `start`, `end`: seconds of the media between which it is heard. `by_channel`: each channel has its own
+        windows; those of different channels come as they are decided.
 
         Raises BadMedia, TooLarge (more sound than allowed) or Busy (the line is full). A reader that dies
         is replaced once and goes on after the last window; closing the iterator early ends the work.
         """
-        order = Open(str(spool.path), 0, False, shape, self._longest, audio_track, raw, start, end, 0)
+        order = Open(
+            str(spool.path), 0, False, shape, self._longest, audio_track, raw, start, end, 0, 0.0, by_channel
+        )
         async with self._place():
             deaths = 0
             while True:
@@ -196,12 +205,7 @@ class Readers:
                     async with aclosing(self._read_once(spool, order, fresh=deaths > 0)) as reading:
                         async for item in reading:
                             if isinstance(item, Window):
-                                order = replace(
-                                    order,
-                                    resume_at=item.end,
-                                    next_index=item.index + 1,
-                                    overlapped=item.overlapped,
-                                )
+                                order = _after(order, item)
                             if not (deaths and isinstance(item, MediaInfo)):
                                 yield item
                     return
@@ -358,6 +362,15 @@ async def _telling(child: Child[FromReader], spool: Spool) -> AsyncIterator[None
             await telling
 
 
+def _after(order: Open, window: Window) -> Open:
+    """What another reader is told that goes on after a window."""
+    done = window.end, window.overlapped
+    if window.channel is not None:
+        channels = {**order.channels, window.channel: done}
+        return replace(order, next_index=window.index + 1, channels=channels)
+    return replace(order, resume_at=done[0], overlapped=done[1], next_index=window.index + 1)
+
+
 def clock(at: float) -> str:
     """A position for people: 12:31, 1:02:03."""
     minutes, seconds = divmod(int(at), 60)
@@ -416,20 +429,35 @@ def main() -> None:
     from server import media, windows
 
     def read(order: Open, file: Growing) -> Iterator[FromReader]:
-        resume = windows.Resume(order.resume_at, order.next_index, order.overlapped)
-        cutter = windows.Cutter(order.shape, resume, voice)
+        cutters: dict[int | None, windows.Cutter] = {}
+        numbers = itertools.count(order.next_index)
         sound = cast(BinaryIO, file)
-        with media.open_media(sound, order.audio_track, order.longest, order.raw) as opened:
+        with media.open_media(
+            sound, order.audio_track, order.longest, order.raw, by_channel=order.by_channel
+        ) as opened:
             yield Opened(opened.info)
             told = 0.0
             for block in opened.blocks(order.until):
-                for window in cutter.feed(block):
-                    yield Cut(window)
-                if cutter.position >= told + _TELL:
-                    told = cutter.position
+                channel = block.channel
+                if channel not in cutters:
+                    activity = windows.VoiceActivity() if channel else voice
+                    cutters[channel] = windows.Cutter(order.shape, resume(order, channel), activity)
+                for window in cutters[channel].feed(block):
+                    yield Cut(dataclasses.replace(window, index=next(numbers), channel=channel))
+                position = min(cutter.position for cutter in cutters.values())
+                if position >= told + _TELL:
+                    told = position
                     yield Reached(told)
-            yield from map(Cut, cutter.finish())
+            for channel, cutter in cutters.items():
+                for window in cutter.finish():
+                    yield Cut(dataclasses.replace(window, index=next(numbers), channel=channel))
             yield Ended(opened.end)
+
+    def resume(order: Open, channel: int | None) -> windows.Resume:
+        at, overlapped = order.resume_at, order.overlapped
+        if channel in order.channels:
+            at, overlapped = order.channels[channel]
+        return windows.Resume(at, order.next_index, overlapped)
 
     voice = windows.VoiceActivity()
     parent = Parent[ToReader](ToReader)

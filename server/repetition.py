@@ -1,7 +1,6 @@
-"""Text that repeats itself: how much, and where."""
+"""Text that repeats itself on end."""
 
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,12 +24,6 @@ class Run:
     @property
     def end(self) -> int:
         return self.start + self.length * self.times
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text over its zlib-compressed bytes, as OpenAI's Whisper measures repetition."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data))
 
 
 def key(word: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
-from server.repetition import compression_ratio
+from server.engines import compression_ratio
 from server.types import Segment, Token
 
 _PAUSE = 1.0

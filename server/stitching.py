@@ -1,4 +1,4 @@
-"""Windows put one after the other: segments on the media's axis, numbered, in order, no word twice or lost.
+"""Windows put one after the other: segments on the media's axis, in order, no word twice or lost.
 
 Where speech without a pause was cut, both windows have what is around the cut. The words that both heard tell
 where the second goes on from the first; where they heard none in common, the time does.
@@ -19,37 +19,35 @@ _EDGE = 0.4
 
 
 class Stitcher:
-    """The segments of one media, window by window."""
+    """The segments of one media, or of one of its channels, window by window."""
 
     def __init__(self) -> None:
-        self._number = 0
         self._floor = 0.0
         self._held: list[Segment] = []
-        """Those that the next window may know better: on the media's axis, not numbered yet."""
+        """Those that the next window may know better, on the media's axis."""
 
     def add(self, heard: Sequence[Segment], window: Window) -> Iterator[Segment]:
         """The next window's segments, whose times count from its start; those that are certain now."""
         new = [_shifted(segment, window) for segment in heard]
         if window.overlap and self._held:
             self._held, new = stitched(self._held, new, window.start, window.start + window.overlap)
-        yield from self._numbered(self._held)
+        yield from self._placed(self._held)
         self._held = []
         until = window.end - window.overlapped - _EDGE if window.overlapped else float("inf")
         certain = next((place for place, segment in enumerate(new) if segment.end > until), len(new))
-        yield from self._numbered(new[:certain])
+        yield from self._placed(new[:certain])
         self._held = new[certain:]
 
     def finish(self) -> Iterator[Segment]:
         """Those that were waiting for another window."""
-        yield from self._numbered(self._held)
+        yield from self._placed(self._held)
         self._held = []
 
-    def _numbered(self, found: Sequence[Segment]) -> Iterator[Segment]:
+    def _placed(self, found: Sequence[Segment]) -> Iterator[Segment]:
         for segment in found:
             placed = _after(segment, self._floor)
             self._floor = placed.end
-            yield replace(placed, id=self._number)
-            self._number += 1
+            yield placed
 
 
 def stitched(
@@ -129,7 +127,12 @@ def _shifted(segment: Segment, window: Window) -> Segment:
 
     words = tuple(replace(word, start=at(word.start), end=at(word.end)) for word in segment.words)
     return replace(
-        segment, start=at(segment.start), end=at(segment.end), words=words, seek=round(window.start, 3)
+        segment,
+        start=at(segment.start),
+        end=at(segment.end),
+        words=words,
+        seek=round(window.start, 3),
+        channel=window.channel,
     )
 
 

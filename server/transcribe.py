@@ -7,6 +7,7 @@ put one window after the other (stitching.py).
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from server import guards, prompts, segments
+from server.channels import Merging
 from server.errors import BadField, BadRequest, UnsupportedLanguage
 from server.memory import Memory
 from server.models import Models
@@ -51,6 +53,9 @@ _PATIENCE = 1.0
 
 _REMEMBERED = 400
 """Characters of the window before that a conditioned one is told."""
+
+_SLACK = 3.0
+"""Seconds by which a window may be given later than its shape says: padding, frames, a block."""
 
 _MIXED = 0.4
 """Seconds of silence that end a window where languages are mixed: speakers pause before they change."""
@@ -174,7 +179,8 @@ class _Hearing:
         self._latest: asyncio.Task[guards.Guarded] | None = None
         self._said = ""
         """By the window that was heard last."""
-        self._stitcher = Stitcher()
+        self._stitchers: dict[int | None, Stitcher] = defaultdict(Stitcher)
+        self._merging = Merging(self._shape.longest + self._shape.gap + _SLACK) if listen.by_channel else None
         self._prompt, self._warnings = prompts.prompt(listen)
         self._segments: list[Segment] = []
         self._guards: list[Guard] = []
@@ -224,26 +230,40 @@ class _Hearing:
                 yield event
         if not started:
             yield self._started(info)
-        for segment in self._kept(self._stitcher.finish()):
+        for segment in self._rest():
             yield segment
         yield Done(self._transcript(step))
 
     async def _told(self, step: _Step, info: MediaInfo) -> list[Event]:
         if isinstance(step, Position):
-            return [Progress(step.at, info.duration)]
+            earlier = self._merging.before(step.at) if self._merging else iter(())
+            return [*self._kept(earlier), Progress(step.at, info.duration)]
         assert isinstance(step, tuple), "only windows and positions lie between info and end"
         window, task = step
         guarded = await task
         self._guards += (guards.placed(guard, window) for guard in guarded.guards)
-        found = self._kept(self._stitcher.add(guarded.heard.segments, window))
-        return [*found, Progress(window.end, info.duration)]
+        found = self._stitchers[window.channel].add(guarded.heard.segments, window)
+        if self._merging:
+            self._merging.add(found)
+            return [Progress(window.end, info.duration)]
+        return [*self._kept(found), Progress(window.end, info.duration)]
+
+    def _rest(self) -> Iterator[Segment]:
+        """What waited for a later window, or another channel."""
+        for stitcher in self._stitchers.values():
+            if self._merging:
+                self._merging.add(stitcher.finish())
+            else:
+                yield from self._kept(stitcher.finish())
+        if self._merging:
+            yield from self._kept(self._merging.finish())
 
     def _kept(self, found: Iterator[Segment]) -> Iterator[Segment]:
         """With what the client asked for."""
         for segment in found:
             words = segment.words if self._listen.words else ()
             logprobs = segment.logprobs if self._listen.logprobs else ()
-            kept = replace(segment, words=words, logprobs=logprobs)
+            kept = replace(segment, id=len(self._segments), words=words, logprobs=logprobs)
             self._segments.append(kept)
             yield kept
 
@@ -258,7 +278,13 @@ class _Hearing:
         try:
             listen = self._listen
             reading = readers.read(
-                spool, self._shape, listen.audio_track, listen.raw, start=listen.start, end=listen.end
+                spool,
+                self._shape,
+                listen.audio_track,
+                listen.raw,
+                start=listen.start,
+                end=listen.end,
+                by_channel=listen.by_channel,
             )
             async with aclosing(reading):
                 async for item in reading:

@@ -80,6 +80,8 @@ class Segment:
     """Start of the window that this segment was heard in."""
     language: str | None = None
     """ISO-639-1 code of what is spoken; None where nobody told or detected it."""
+    channel: int | None = None
+    """Of the media, counted from 0; None where channels were mixed."""
 
     def spaced_words(self) -> Iterator[Word]:
         """The words with the spaces that the text has before them, as Whisper's own tools give them."""
@@ -121,6 +123,8 @@ class Listen:
     """ISO-639-1 codes among which it is detected; empty: among all that the model knows."""
     multilingual: bool = False
     """Whether several languages are spoken: each window is heard in its own."""
+    by_channel: bool = False
+    """Whether each channel is heard by itself: two sides of a telephone call."""
     conditioned: bool = False
     """Whether each window is told what the one before it said; windows then wait for each other."""
     prompt: str = ""
@@ -195,6 +199,8 @@ class Window:
     """Seconds at its start that the window before it ends with: speech without a pause was cut there."""
     overlapped: float = 0.0
     """Seconds at its end that the window after it begins with."""
+    channel: int | None = None
+    """Which one it is of, counted from 0; None: all of them mixed."""
 
     @property
     def duration(self) -> float:

@@ -31,7 +31,7 @@ FLOORS = (
         "voices",
     ),
     ("conversions", "prompts", "pull", "segments", "worker", "workers"),
-    ("guards", "stitching"),
+    ("channels", "guards", "stitching"),
     ("formats", "runners"),
     ("speaker",),
     ("memory", "placement"),

@@ -1,5 +1,7 @@
 """From media to transcript, with an engine that does what real ones do wrong."""
 
+import io
+import wave
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -35,6 +37,14 @@ async def hear(
     file = tmp_path / "media.wav"
     file.write_bytes(wav(pcm))
     engine = say if isinstance(say, Engine) else Engine(say)
+    transcript, events = await hear_file(readers, tmp_path, file, engine, listen, slots)
+    assert_sane(transcript, len(pcm) / 16000)
+    return transcript, events, engine
+
+
+async def hear_file(
+    readers: Readers, tmp_path: Path, file: Path, engine: Engine, listen: Listen, slots: int = 2
+) -> tuple[Transcript, list[Event]]:
     runner = Runner(engine, slots)
     models = Models(tmp_path, bundled(), default="", demo="true", aliases={})
     memory = Memory(runner, budget=1 << 40, keep_alive=60, keep_alive_of={}, pinned=())
@@ -42,9 +52,8 @@ async def hear(
     await memory.stop()
     done = events[-1]
     assert isinstance(done, Done)
-    assert_sane(done.transcript, len(pcm) / 16000)
     assert tuple(event for event in events if isinstance(event, Segment)) == done.transcript.segments
-    return done.transcript, events, engine
+    return done.transcript, events
 
 
 def assert_sane(transcript: Transcript, seconds: float) -> None:
@@ -287,6 +296,56 @@ async def test_windows_are_told_what_was_said_before_where_that_is_wanted(
     unconditioned = Listen(model="demo", language="en", prompt="Names.")
     _, _, engine = await hear(readers, tmp_path, FOUR, counts, unconditioned)
     assert {decode.prompt for decode in engine.asked} == {"Names."}
+
+
+# Channels ---------------------------------------------------------------------------------------------
+
+
+def of_channels(*channels: Pcm) -> bytes:
+    """A WAV file with a channel for each sound."""
+    longest = max(len(pcm) for pcm in channels)
+    samples = np.stack([np.pad(pcm, (0, longest - len(pcm))) for pcm in channels], axis=1)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(len(channels))
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+async def test_channels_are_heard_by_themselves_and_merged_by_time(readers: Readers, tmp_path: Path) -> None:
+    """Two people talk by turns and at once; each side has its words, in its own time."""
+    # Told apart by pitch: one speaks at half the other's level.
+    ours = np.concatenate([silence(0.5), say(SENTENCES[0]), silence(3.0), say(SENTENCES[0]), silence(12)])
+    theirs = np.concatenate([silence(3.0), say(SENTENCES[1]), silence(15), say(SENTENCES[1])]) * 0.3
+
+    def loudness(pcm: Pcm, decode: Decode) -> Heard:
+        who = "Loud" if np.abs(pcm).max() > 0.25 else "Soft"
+        return Heard("en", (segment(f"{who}.", 0.2, len(pcm) / 16_000 - 0.2),))
+
+    file = tmp_path / "call.wav"
+    file.write_bytes(of_channels(ours / np.abs(ours).max() * 0.9, theirs / np.abs(theirs).max() * 0.2))
+    listen = replace(ENGLISH, by_channel=True)
+    found = (await hear_file(readers, tmp_path, file, Engine(loudness), listen))[0].segments
+    assert {(one.channel, text) for one, text in zip(found, texts(found), strict=True)} == {
+        (0, "Loud."),
+        (1, "Soft."),
+    }
+    assert [one.start for one in found] == sorted(one.start for one in found)
+    assert [one.id for one in found] == list(range(len(found)))
+    soft = [one for one in found if one.channel == 1]
+    assert soft[0].start == pytest.approx(3.0, abs=0.3)
+    assert soft[-1].start == pytest.approx(18.0 + len(say(SENTENCES[1])) / 16_000, abs=0.3)
+
+
+async def test_one_channel_is_a_recording_of_channels_too(readers: Readers, tmp_path: Path) -> None:
+    file = tmp_path / "one.wav"
+    file.write_bytes(wav(ONE))
+    listen = replace(ENGLISH, by_channel=True)
+    said = Engine(plain(segment("It is fine.", 0.3, 2.0)))
+    (one,) = (await hear_file(readers, tmp_path, file, said, listen))[0].segments
+    assert one.channel == 0
 
 
 # Speech without a pause -------------------------------------------------------------------------------

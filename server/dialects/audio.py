@@ -117,6 +117,8 @@ class Asked(BaseModel):
     """Language of the speech; absent or "auto": detected; "multi": several, each stretch in its own."""
     multilingual: bool = False
     """Whether several languages are spoken; `language=multi` says the same."""
+    multichannel: bool = False
+    """Whether each channel is transcribed by itself; segments then tell theirs."""
     condition_on_previous_text: bool = False
     """Whether each window is told what the one before it said; windows then wait for each other."""
     languages: tuple[Annotated[str, BeforeValidator(_code)], ...] = ()
@@ -402,6 +404,7 @@ def _listen(asked: Asked, task: Task) -> Listen:
         language=None if multilingual else asked.language,
         languages=() if asked.language and not multilingual else tuple(dict.fromkeys(asked.languages)),
         multilingual=multilingual,
+        by_channel=asked.multichannel,
         conditioned=asked.condition_on_previous_text,
         prompt=asked.prompt,
         keywords=asked.keywords,

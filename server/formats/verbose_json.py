@@ -79,6 +79,8 @@ class FullSegment(BriefSegment):
     no_speech_prob: float | None
     language: str | None
     """ISO-639-1 code of what is spoken; null where nobody told or detected it."""
+    channel: NotRequired[int]
+    """Of the media, from 0, where each was heard by itself."""
     words: NotRequired[list[SpokenWord]]
     """In streams, where times of words were asked for."""
     logprobs: NotRequired[list[LogProb]]
@@ -169,8 +171,8 @@ def brief(segment: Segment) -> BriefSegment:
 
 
 def full(segment: Segment) -> FullSegment:
-    """A segment with all that OpenAI's document lists."""
-    return {
+    """A segment with all that OpenAI's document lists, its language, and its channel where it has one."""
+    told: FullSegment = {
         "id": segment.id,
         "start": segment.start,
         "end": segment.end,
@@ -183,6 +185,9 @@ def full(segment: Segment) -> FullSegment:
         "no_speech_prob": segment.no_speech_prob,
         "language": segment.language,
     }
+    if segment.channel is not None:
+        told["channel"] = segment.channel
+    return told
 
 
 def word_fields(word: Word) -> SpokenWord:
