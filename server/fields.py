@@ -282,7 +282,7 @@ async def small(request: Request, asked: type[Asked], *, grace: float, rate: flo
             raise TooLarge(f"the body is larger than {_SMALL:,} bytes")
     fields: dict[str, Any] = {}
     for name, value in await _pairs(request, bytes(body)):
-        if name in fields:
+        if name in fields and name in asked.model_fields:
             raise BadField(f"{name[:80]}: the field was sent twice", name[:80])
         fields[name] = value
     return _checked(asked, fields)

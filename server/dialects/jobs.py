@@ -1,25 +1,136 @@
 """/v1/jobs: work that outlives its request, seen, followed, fetched in any format, and cancelled."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import deferred, errors, fields, formats, sse
-from server.dialects import document, problem, sees, services, v1
+from server.dialects import Problem, document, problem, refusals, sees, services, v1
 from server.errors import BadField
+from server.formats import json, verbose_json
 from server.jobs import Numbered
-from server.types import Done, Job, JobState, Progress, Segment, Started, Style, Transcript, Waiting
+from server.openapi import Answer, Events, answer, closed, operation
+from server.types import Done, Job, JobState, Progress, Segment, Started, Style, Task, Transcript, Waiting
 
 _MOST = 100
 
 
+@closed
+class JobList(TypedDict):
+    """Jobs, the newest first."""
+
+    object: Literal["list"]
+    data: list[deferred.JobDocument]
+    has_more: bool
+
+
+@closed
+class JobDeleted(TypedDict):
+    """A job that is forgotten."""
+
+    id: str
+    object: Literal["job"]
+    deleted: Literal[True]
+
+
+@closed
+class JobBegan(TypedDict):
+    """The event `started`."""
+
+    task: Task
+    language: str
+    duration: float | None
+    """Seconds; null where the media does not say."""
+
+
+@closed
+class JobSummary(TypedDict):
+    """The event `done`."""
+
+    text: str
+    language: str
+    duration: float
+    model: str
+    warnings: Sequence[str]
+
+
+class Wanted(BaseModel):
+    """Which jobs are listed."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    limit: int = Field(20, ge=1, le=_MOST)
+    """How many at most."""
+    status: str = ""
+    """In these states, with commas between them."""
+    model: str = ""
+    """Of this model."""
+    idempotency_key: str = ""
+    """Submitted with this key."""
+    after: str = ""
+    """The id of the last job of the page before."""
+
+
+class Written(BaseModel):
+    """How a result is written."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    response_format: Annotated[
+        str | None, WithJsonSchema({"type": "string", "enum": list(formats.names())})
+    ] = None
+    """Its format; absent: as the job was submitted."""
+    words: bool | None = None
+    """Times of words, in verbose_json."""
+
+
+class Followed(Written):
+    """How events are written."""
+
+    last_event_id: int = Field(0, ge=0)
+    """The number of the last event that was seen."""
+
+
+_ID = {"id": "the job's id"}
+_JOB_EVENTS = Events(
+    {
+        "started": JobBegan,
+        "progress": deferred.JobProgress,
+        "segment": verbose_json.FullSegment | verbose_json.BriefSegment | str,
+        "done": JobSummary,
+        "error": Problem,
+    }
+)
+_FAILED = refusals(
+    errors.BadRequest,
+    errors.BadMedia,
+    errors.TooLarge,
+    errors.NotFound,
+    errors.JobCancelled,
+    errors.ModelNotFound,
+    errors.ModelBroken,
+    errors.PullFailed,
+    errors.NoMemory,
+    errors.NoSpace,
+    errors.WorkFailed,
+)
+
+
+@operation(
+    "List jobs",
+    query=Wanted,
+    answers={200: answer("jobs", JobList)},
+    refusals=refusals(errors.BadRequest),
+)
 @v1
 async def listing(request: Request) -> Response:
     query = request.query_params
@@ -36,12 +147,26 @@ async def listing(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
 
 
+@operation(
+    "One job",
+    path=_ID,
+    answers={200: answer("the job", deferred.JobDocument)},
+    refusals=refusals(errors.NotFound),
+)
 @v1
 async def job(request: Request) -> Response:
     found = await _find(request)
-    return JSONResponse(await deferred.document(request, found) | {"logs": deferred.logs(found)})
+    told = await deferred.document(request, found)
+    told["logs"] = deferred.logs(found)
+    return JSONResponse(told)
 
 
+@operation(
+    "Cancel a job, or forget one that has ended",
+    path=_ID,
+    answers={200: answer("the job, cancelled, or that it is forgotten", deferred.JobDocument | JobDeleted)},
+    refusals=refusals(errors.NotFound),
+)
 @v1
 async def delete(request: Request) -> Response:
     """A job that has not ended is cancelled; one that has is forgotten, with its result."""
@@ -52,6 +177,24 @@ async def delete(request: Request) -> Response:
     return JSONResponse({"id": found.id, "object": "job", "deleted": True})
 
 
+@operation(
+    "A job's result",
+    path=_ID,
+    query=Written,
+    answers={
+        200: Answer(
+            "the transcript in its format",
+            {
+                "application/json": json.Json | verbose_json.VerboseJson,
+                "text/plain": str,
+                "text/vtt": str,
+                "text/tab-separated-values": str,
+            },
+        ),
+        202: answer("the job, which has not ended", deferred.JobDocument, Retry_After="seconds"),
+    },
+    refusals=_FAILED,
+)
 @v1
 async def result(request: Request) -> Response:
     jobs, found = services(request).jobs, await _find(request)
@@ -66,6 +209,14 @@ async def result(request: Request) -> Response:
     return answer
 
 
+@operation(
+    "A job's events",
+    path=_ID,
+    query=Followed,
+    headers={"Last-Event-ID": "the number of the last event that was seen"},
+    answers={200: Answer("its events, from where they are wanted", {"text/event-stream": _JOB_EVENTS})},
+    refusals=refusals(errors.BadRequest, errors.NotFound),
+)
 @v1
 async def events(request: Request) -> Response:
     """The job's events; `Last-Event-ID` goes on where an earlier stream broke off."""

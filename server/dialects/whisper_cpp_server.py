@@ -5,17 +5,20 @@ chooses the one that /inference takes from then on.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from typing import NotRequired
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from server import errors, fields, formats, languages, transcribe
-from server.dialects import Admin, Open, document, notice, services, status, telling
+from server.dialects import Admin, Open, document, notice, refusals, services, status, telling
+from server.openapi import Answer, Fields, Upload, answer, closed, operation
 from server.spool import Spool, spooled
 from server.types import Listen, Segment, Style, Transcript, Word
 
@@ -38,7 +41,7 @@ class Asked(BaseModel):
     language: fields.Language = Field(None, description="Language of the speech; absent or auto: detected.")
     translate: bool = Field(False, description="Into English.")
     prompt: str = Field("", description="Names and spellings to expect.")
-    temperature: float = Field(0.0, ge=0.0, le=1.0)
+    temperature: float = Field(0.0, ge=0.0, le=1.0, description="Of sampling; 0 is greedy.")
     response_format: str = Field("json", description="json, text, srt, vtt, verbose_json; any other is json.")
     offset_t: int = Field(0, ge=0, description="Milliseconds passed over at the start.")
     duration: int = Field(0, ge=0, description="Milliseconds heard after that; 0: all.")
@@ -79,6 +82,101 @@ def refusal(error: errors.SpeechError) -> Response:
     return JSONResponse({"error": sentence}, status(error), headers)
 
 
+@closed
+class Text(TypedDict):
+    """The text, a line for each segment."""
+
+    text: str
+
+
+@closed
+class CppWord(TypedDict):
+    """A word; times in seconds where they were not left out."""
+
+    word: str
+    start: NotRequired[float]
+    end: NotRequired[float]
+    t_dtw: NotRequired[int]
+    """-1: nobody computed it."""
+    probability: float | None
+
+
+@closed
+class CppSegment(TypedDict):
+    """A phrase."""
+
+    id: int
+    text: str
+    start: NotRequired[float]
+    end: NotRequired[float]
+    tokens: Sequence[int]
+    words: list[CppWord]
+    temperature: float | None
+    avg_logprob: float | None
+    no_speech_prob: float | None
+
+
+@closed
+class Verbose(TypedDict):
+    """verbose_json as that server writes it."""
+
+    task: str
+    language: NotRequired[str]
+    """English name."""
+    duration: NotRequired[float]
+    text: str
+    detected_language: NotRequired[str]
+    detected_language_probability: NotRequired[float]
+    language_probabilities: NotRequired[dict[str, float]]
+    segments: list[CppSegment]
+
+
+@closed
+class ErrorTold(TypedDict):
+    """An error as that server tells it."""
+
+    error: str
+
+
+@closed
+class Status(TypedDict):
+    """Whether it is ready: `ok` or `loading model`."""
+
+    status: str
+
+
+_ERROR = {"application/json": ErrorTold}
+
+
+@operation(
+    "Write down what is said in a media file",
+    body=Upload(Asked),
+    answers={
+        200: Answer(
+            "the transcript in its format",
+            {
+                "application/json": Text | Verbose,
+                "text/plain": str,
+                "application/x-subrip": str,
+                "text/vtt": str,
+            },
+        )
+    },
+    refusals=refusals(
+        errors.BadRequest,
+        errors.BadMedia,
+        errors.TooLarge,
+        errors.TooSlow,
+        errors.ModelNotFound,
+        errors.ModelBroken,
+        errors.Busy,
+        errors.NoMemory,
+        errors.NoSpace,
+        errors.WorkFailed,
+        errors.PullFailed,
+        content=_ERROR,
+    ),
+)
 @telling(refusal)
 async def inference(request: Request) -> Response:
     serving = services(request)
@@ -111,6 +209,21 @@ async def inference(request: Request) -> Response:
         return document(_verbose(transcript, asked, found), "application/json", headers)
 
 
+@operation(
+    "Choose the model that /inference takes from now on, and load it",
+    body=Fields(AskedToLoad),
+    answers={200: Answer("it is loaded", {"text/plain": str})},
+    refusals=refusals(
+        errors.BadRequest,
+        errors.TooLarge,
+        errors.TooSlow,
+        errors.ModelNotFound,
+        errors.ModelBroken,
+        errors.Leaving,
+        errors.NoMemory,
+        content=_ERROR,
+    ),
+)
 @telling(refusal)
 async def load(request: Request) -> Response:
     serving = services(request)
@@ -122,6 +235,11 @@ async def load(request: Request) -> Response:
     return PlainTextResponse("Load was successful!")
 
 
+@operation(
+    "Whether it is ready",
+    answers={200: answer("ready", Status), 503: answer("not yet", Status | ErrorTold)},
+    refusals=refusals(content=_ERROR),
+)
 async def health(request: Request) -> Response:
     try:
         services(request).check_ready()
