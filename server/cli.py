@@ -12,12 +12,13 @@ from types import UnionType
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from server import __version__, cli_keys, cli_models, client, config, doctor, formats, serve
+from server import __version__, cli_keys, cli_models, client, config, doctor, formats, serve, tuning
 from server.config import Config, ConfigError
-from server.errors import SpeechError
+from server.errors import SpeechError, WorkFailed
 from server.languages import code as language_code
 from server.services import running
 from server.spool import Spool, on_disk, spooled
@@ -249,6 +250,56 @@ def _write(transcript: Transcript, format: str, style: Style, output: Path | Non
 
 
 # doctor -----------------------------------------------------------------------------------------------
+
+
+@app.command("bench")
+def bench_command(
+    model: Annotated[str, typer.Argument(help="Model to measure.")],
+    config_file: ConfigFile = None,
+    data: Data = None,
+    models: Folder = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the best engine, slots and threads into the settings file.")
+    ] = False,
+) -> None:
+    """Measure how a model is best run here: by which engine, with how many slots and threads.
+
+    It takes under a minute for models up to `small`. The machine should have nothing else to do.
+    """
+    if write and config_file is None:
+        raise typer.BadParameter("--write needs --config FILE", param_hint="--write")
+    settings = config.read(config_file, flags={"data": data, "models": models, "readers": 1})
+    logging.getLogger("server").setLevel(logging.ERROR)
+    best = run(_bench(settings, model))
+    if write and config_file:
+        tuning.write(config_file, *best)
+        err.print(f"written into {config_file}")
+
+
+async def _bench(settings: Config, name: str) -> tuple[str, tuning.Way]:
+    clip = serve.clip_path()
+    if clip is None:
+        raise WorkFailed("the bundled clip is not installed")
+    measured = []
+    async with running(settings) as services:
+        model = services.models.find(name)
+        async for way in tuning.compare(services, model, on_disk(clip)):
+            measured.append(way)
+            typer.echo(_told(way))
+    best = tuning.best(measured)
+    typer.echo("\n" + yaml.safe_dump({"tuning": tuning.lines(model.id, best)}, sort_keys=False), nl=False)
+    return model.id, best
+
+
+def _told(way: tuning.Way) -> str:
+    """One line of a comparison."""
+    which = f"{way.engine:11} {way.slots:3} x {way.threads:2} threads  "
+    if way.failed:
+        return f"{which}{way.failed}"
+    return (
+        f"{which}{way.speed:7.1f} times as fast as speech, one window {1000 * way.lone:6.0f} ms, "
+        f"{way.memory // 10**6:6,} MB"
+    )
 
 
 @app.command("doctor")

@@ -58,6 +58,11 @@ class Placement:
         single = self._single.get(model.id, Tuning())
         return self._every.model_copy(update=single.model_dump(exclude_unset=True))
 
+    def tuned(self, model: ModelInfo, tuning: Tuning) -> "Placement":
+        """The same with this model run so."""
+        single = {**self._single, model.id: tuning}
+        return Placement(self._models, self._conversions, self._empty, self._every, single)
+
     async def loading(self, model: ModelInfo, slots: int) -> Loading:
         """How to run it, with at most so many slots. Raises ModelBroken and NoSpace."""
         wanted = self.tuning(model)
@@ -67,7 +72,15 @@ class Placement:
             copy = await self._copy(model, "float16" if device == "cuda" else "int8", wanted)
             if copy:
                 return _on_ctranslate2(wanted, copy, device, slots)
-        return Loading("whisper_cpp", model.path, device=wanted.device, devices=wanted.devices)
+        own = self._single.get(model.id, Tuning())
+        return Loading(
+            "whisper_cpp",
+            model.path,
+            most=own.slots,
+            threads=own.threads,
+            device=wanted.device,
+            devices=wanted.devices,
+        )
 
     def sweep(self) -> None:
         """Delete the copies of files that are gone, once the hashes of all files are known. Blocks."""
@@ -145,6 +158,7 @@ def _on_ctranslate2(wanted: Tuning, copy: Path, device: str, slots: int) -> Load
         engine="ctranslate2",
         path=copy,
         slots=slots,
+        most=slots,
         threads=wanted.threads or max(1, cores // slots),
         batch=wanted.batch or BATCH,
         device=device,

@@ -253,8 +253,10 @@ class Loading:
     """What that engine reads: the model's file, or the folder that it was converted into."""
     slots: int = 1
     """Windows, or batches of them, that one process works on at a time."""
-    threads: int = 1
-    """Threads of each slot."""
+    most: int = 0
+    """Slots that the model may have, in all its processes; 0: as many as others."""
+    threads: int = 0
+    """Threads of each slot; 0: by how much else is at work."""
     batch: int = 1
     """Windows that go through the model together, at most."""
     device: str = "auto"

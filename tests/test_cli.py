@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from server import config, tuning
+from server.errors import WorkFailed
 from tests.serving import Server, serving
 from tests.speech import SENTENCES, talk, wav
 
@@ -141,6 +143,57 @@ def test_a_progress_bar_in_a_terminal(media: Path, tmp_path: Path) -> None:
     assert process.wait() == 0
     assert b"transcribe" in shown
     assert b"100%" in shown
+
+
+@pytest.mark.slow
+def test_bench_measures_both_engines_and_writes_the_better_one(tmp_path: Path) -> None:
+    settings = tmp_path / "whisperd.yaml"
+    settings.write_text("# mine\nport: 9000\ntuning:\n  other: {threads: 3}\n\n# not theirs\nqueue: 5\n")
+    done = whisperd("bench", "ggml-demo", "--config", str(settings), "--write", data=tmp_path / "data")
+    said = done.stdout.decode()
+    assert done.returncode == 0, done.stderr.decode()
+    assert said.count("times as fast as speech") >= 2
+    assert "whisper.cpp" in said
+    written = config.read(settings, {})
+    assert (written.port, written.queue, written.tuning["other"].threads) == (9000, 5, 3)
+    assert written.tuning["ggml-demo"].engine in ("whisper.cpp", "ctranslate2")
+    assert written.tuning["ggml-demo"].slots * written.tuning["ggml-demo"].threads >= 1
+    assert "# mine" in settings.read_text()
+    assert "# not theirs" in settings.read_text()
+
+
+def test_what_bench_writes_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "whisperd.yaml"
+    way = tuning.Way("ctranslate2", 2, 1, speed=3.0)
+    for before, kept in (
+        (None, []),
+        ("port: 1\n", ["port: 1"]),
+        ("tuning: {}\nport: 1 # one\n", ["port: 1 # one"]),
+        (
+            "port: 1\ntuning:\n  a:\n    threads: 3\n\n  b: {slots: 2}\n# end\nqueue: 7\n",
+            ["# end", "queue: 7"],
+        ),
+    ):
+        file.unlink(missing_ok=True)
+        if before:
+            file.write_text(before)
+        tuning.write(file, "b", way)
+        read = config.read(file, {})
+        assert read.tuning["b"] == config.Tuning(engine="ctranslate2", slots=2, threads=1)
+        assert all(line in file.read_text().splitlines() for line in kept)
+        if before and "threads: 3" in before:
+            assert read.tuning["a"].threads == 3
+
+
+def test_the_better_way_is_the_faster_and_among_equals_the_one_with_less_waiting() -> None:
+    slow = tuning.Way("whisper.cpp", 2, 1, lone=0.1, speed=5.0)
+    fast = tuning.Way("ctranslate2", 2, 1, lone=0.3, speed=20.0)
+    soon = tuning.Way("ctranslate2", 1, 2, lone=0.2, speed=19.5)
+    broken = tuning.Way("ctranslate2", 4, 1, failed="no")
+    assert tuning.best([slow, fast, broken]) == fast
+    assert tuning.best([slow, fast, soon]) == soon
+    with pytest.raises(WorkFailed):
+        tuning.best([broken])
 
 
 def test_doctor(tmp_path: Path) -> None:

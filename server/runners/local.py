@@ -377,8 +377,9 @@ class _Lane:
         return True
 
     def _decode(self, job: _Job) -> Decode:
-        at_work = len(self._busy) + len(self._turns)
-        return replace(job.unit.decode, threads=self._runner.threads_for(min(at_work, self.slots)))
+        at_work = min(len(self._busy) + len(self._turns), self.slots)
+        own = self._loading.threads if self._loading else 0
+        return replace(job.unit.decode, threads=own or self._runner.threads_for(at_work))
 
     @asynccontextmanager
     async def _beside_others(self, worker: Worker, jobs: list[_Job]) -> AsyncIterator[None]:
@@ -412,6 +413,7 @@ class _Lane:
         async with self._deciding:
             if self._loading is None:
                 self._loading = await self._runner.prepare(self._model, self.slots)
+                self.slots = self._loading.most or self.slots
             return self._loading
 
     def _again(self, jobs: list[_Job]) -> None:

@@ -42,7 +42,7 @@ async def runner(request: pytest.FixtureRequest, converted: Path, tmp_path: Path
 
     async def prepare(model: ModelInfo, slots: int) -> Loading:
         if engine == "ctranslate2" and model is MODEL:
-            return Loading(engine, converted, slots=slots, batch=4)
+            return Loading(engine, converted, slots=slots, threads=1, batch=4)
         return Loading(path=model.path)
 
     module = import_module(f"server.runners.{name}")
