@@ -8,12 +8,14 @@ import asyncio
 import logging
 import re
 import shutil
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial as partial_of
 from typing import TypeVar
 
 from server import catalogue, ggml, partial
@@ -305,8 +307,8 @@ class _Download:
         wanted = self.wanted
         for failures in range(1, _FIRST_TRIES + 1):
             try:
-                found = await asyncio.to_thread(
-                    self._source.describe, wanted.path, wanted.repo, wanted.revision
+                found = await _abandonable(
+                    lambda: self._source.describe(wanted.path, wanted.repo, wanted.revision)
                 )
                 self._trust.check(wanted.path, wanted.repo, found.revision, found.sha256)
                 return found
@@ -454,6 +456,30 @@ class _Download:
     def _start(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
         """Work that is done, and in its turn, even when we are cancelled meanwhile."""
         return asyncio.wrap_future(self._thread.submit(work))
+
+
+async def _abandonable(work: Callable[[], Result]) -> Result:
+    """Work in a thread that nobody waits for once we are cancelled, not even the end of the process: the hub
+    may take its time to answer."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        if not done.cancelled():
+            outcome()
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:
+            outcome = partial_of(done.set_exception, error)
+        else:
+            outcome = partial_of(done.set_result, result)
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(settle, outcome)
+
+    threading.Thread(target=run, name="asking the hub", daemon=True).start()
+    return await done
 
 
 class _Writer:

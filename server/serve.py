@@ -57,10 +57,12 @@ async def _serve(settings: Config, serving: services.Services, listening: socket
         signal.signal(number, lambda *_: None)
     warming = asyncio.create_task(_warm_up(server, serving))
     showing = asyncio.create_task(_show(server, serving, f"http://{_address(listening)}"))
+    ending = asyncio.create_task(_end_pulls(server, serving))
     try:
         await server.serve(sockets=[listening])
     finally:
         showing.cancel()
+        ending.cancel()
         warming.cancel()
         await asyncio.wait({warming})
     if not warming.cancelled():
@@ -74,6 +76,13 @@ async def _warm_up(server: uvicorn.Server, serving: services.Services) -> None:
     except Exception:
         server.should_exit = True
         raise
+
+
+async def _end_pulls(server: uvicorn.Server, serving: services.Services) -> None:
+    """Downloads go on after the next start: who waits for one need not hold up the end."""
+    while not server.should_exit:
+        await asyncio.sleep(0.1)
+    await serving.pulls.stop()
 
 
 def _listening(settings: Config) -> socket.socket:

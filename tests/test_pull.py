@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
@@ -171,6 +172,26 @@ class TestInstalls:
         assert (folder / TINY).read_bytes() == MODEL
         # Who names a repository does not mean the bundled model.
         assert (await pulled(pulls, "ggml-demo.bin", "some/body")).path == folder / "ggml-demo.bin"
+
+    def test_a_hub_that_does_not_answer_holds_up_no_end(self, folder: Path) -> None:
+        """Its thread still waits when everything else has ended."""
+        connections: list[socket.socket] = []
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+
+            async def begin_and_stop() -> None:
+                pulls = Pulls(Models(folder, None), endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+                pulling = asyncio.create_task(pulled(pulls))
+                connections.append((await asyncio.to_thread(silent.accept))[0])
+                await pulls.stop()
+                with pytest.raises(Stopping):
+                    await pulling
+
+            asyncio.run(begin_and_stop())
+            waiting = [thread for thread in threading.enumerate() if thread.name == "asking the hub"]
+            connections[0].close()
+        assert waiting
+        for thread in waiting:
+            thread.join(60)
 
     async def test_a_pinned_repository_is_pulled_at_its_revision(self, make: Make, hub: Hub) -> None:
         pin = hub.add("some/body", "m.bin", MODEL)

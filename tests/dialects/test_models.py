@@ -1,9 +1,11 @@
 """/v1/models for both of its clients: listed, loaded, unloaded and deleted; and what a model cannot do."""
 
+import asyncio
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import httpx
 import openai
 import pytest
 
+from server import config
+from server.dialects.models import _delete
+from server.services import running
 from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, say, talk, wav
 from tests.test_ggml import Shape, write_model
@@ -323,3 +328,24 @@ def test_a_model_in_use_goes_when_its_requests_have_ended(copies: Server, patien
         until(lambda: not file.exists())
         assert not workers(copies, "my-one")
         assert transcribe(client, "my-one").status_code == 404
+
+
+async def test_a_request_that_comes_just_before_the_file_goes_does_not_keep_the_model(tmp_path: Path) -> None:
+    """Between the unloading and the deleting of its file, somebody loads it again."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(DEMO, folder / "one.bin")
+    settings = config.read(environment={"WHISPERD_DATA": str(tmp_path), "WHISPERD_READERS": "0"})
+    async with running(settings) as services:
+        loop, model = asyncio.get_running_loop(), services.models.find("one")
+
+        class Late:
+            """The store, on whose way to the file a request overtakes the deletion."""
+
+            def delete(self, id: str) -> None:
+                asyncio.run_coroutine_threadsafe(services.memory.load(model), loop).result(60)
+                services.models.delete(id)
+
+        await _delete(replace(services, models=Late()), "one")  # type: ignore[arg-type]
+        assert services.memory.loaded() == ()
+        assert not (folder / "one.bin").exists()

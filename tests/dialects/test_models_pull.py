@@ -269,6 +269,22 @@ def test_what_is_no_model(hub: Hub, asking: httpx.Client, stream: str) -> None:
     assert (kind.status_code, kind.json()["error"]["param"]) == (400, "path")
 
 
+def test_a_server_that_is_being_stopped_tells_those_who_wait_for_a_model(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        with serving(tmp_path, environment=environment) as server, ThreadPoolExecutor() as pool:
+            client = pool.submit(
+                httpx.post, f"{server.url}/v1/models", json={"path": "ggml-tiny.bin"}, timeout=60
+            )
+            with silent.accept()[0]:
+                server.process.terminate()
+                answer = client.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_busy")
+    assert "being stopped" in answer.json()["reason"]
+    assert "graceful shutdown exceeded" not in server.log
+    assert "Traceback" not in server.log
+
+
 def test_a_hub_that_is_down(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
