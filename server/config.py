@@ -169,6 +169,9 @@ class Config(BaseModel):
     memory: ByteSize = Field(
         ByteSize(0), description="Memory that loaded models may take; 0: three quarters of the machine's."
     )
+    card_memory: ByteSize = Field(
+        ByteSize(0), description="The same of the NVIDIA card that is used; 0: three quarters of its own."
+    )
     auto_pull: bool = Field(
         False, description="Whether a catalogue model that a request names is pulled first, if it is missing."
     )

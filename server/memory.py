@@ -2,13 +2,14 @@
 
 A model loads at its first use and stays for its keep-alive. Before a load, room is made within the budget:
 models whose time has run out go first, then those least recently used. Pinned models stay, and a model in use
-is never taken. Unloading ends worker processes, so all their memory returns.
+is never taken. Unloading ends worker processes, so all their memory returns. The machine has a budget, and
+its cards another: a model that runs on cards counts there, by what its processes take of them.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Protocol
 
 import psutil
 
+from server import cards
 from server.errors import Leaving, NoMemory
 from server.runners import Residence
 from server.types import ModelInfo
@@ -23,12 +25,17 @@ from server.types import ModelInfo
 log = logging.getLogger(__name__)
 
 SHARE = 0.75
-"""Of the machine's memory, or the container's: the budget where none is set."""
+"""Of the machine's memory, or the container's, or the cards': the budget where none is set."""
 
 _OVERHEAD = 150 << 20
 """Bytes that a worker takes beside the weights, until it has been measured."""
 
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+async def in_memory(model: ModelInfo) -> bool:
+    """No model runs on a card."""
+    return False
 
 
 def available(limit: Path = _CGROUP) -> int:
@@ -65,7 +72,7 @@ class Resident:
     since: float
     """Unix seconds."""
     memory: int
-    """Bytes that its processes take now."""
+    """Bytes that its processes take now, of the cards where it runs on those."""
     slots: int
     """Windows that it may work on at a time."""
     busy: int
@@ -89,6 +96,9 @@ class _Holding:
     keep: float
     since: float
     used: float
+    on_card: bool = False
+    size: int = 0
+    """Bytes that its processes took of the cards when it was loaded; 0 where it is on none."""
     requests: int = 0
     leaving: bool = False
     """Somebody wants it unloaded: new requests are refused."""
@@ -108,10 +118,20 @@ class Memory:
         keep_alive: float = 300.0,
         keep_alive_of: Mapping[str, float] | None = None,
         pinned: tuple[str, ...] = (),
+        card_budget: int = 0,
+        devices: Collection[int] = (0,),
+        on_card: Callable[[ModelInfo], Awaitable[bool]] = in_memory,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`budget` in bytes, 0: a share of the machine's; `keep_alive` in seconds, for all and by model."""
+        """`budget` in bytes, 0: a share of the machine's; `keep_alive` in seconds, for all and by model.
+
+        `on_card`: whether a model will run on the cards of the numbers `devices`; `card_budget` in bytes of
+        all these together, 0: a share of what they have.
+        """
         self.budget = budget or int(available() * SHARE)
+        self._card_budget = card_budget
+        self._devices = devices
+        self._on_card = on_card
         self._runner = runner
         self._keep_alive = keep_alive
         self._keep_alive_of = dict(keep_alive_of or {})
@@ -223,10 +243,11 @@ class Memory:
         holding = self._held[model.id]
         try:
             async with self._making_room:
-                holding.slots = await self._room_for(model)
+                holding.on_card = await self._has_cards() and await self._on_card(model)
+                holding.slots = await self._room_for(holding)
                 holding.booked = holding.slots * _estimate(model)
             await self._runner.load(model, holding.slots)
-            measured = max(_size(self._residence(model.id)), 1)
+            measured = max(await self._measured(holding), 1)
             holding.booked = self._residence(model.id).most * measured
             log.info("loaded %s: %s a slot, %d slots", model.id, megabytes(measured), holding.slots)
         except BaseException:
@@ -237,26 +258,47 @@ class Memory:
     def _residence(self, model: str) -> Residence:
         return next(residence for residence in self._runner.loaded() if residence.model == model)
 
-    async def _room_for(self, model: ModelInfo) -> int:
+    async def _has_cards(self) -> bool:
+        """Whether there are cards with memory to be shared out."""
+        if not self._card_budget and self._on_card is not in_memory:
+            used = [card.total for card in await cards.found() if card.number in self._devices]
+            self._card_budget = int(sum(used) * SHARE)
+        return self._card_budget > 0
+
+    async def _measured(self, holding: _Holding) -> int:
+        """Bytes that a just loaded model takes where it is."""
+        residence = self._residence(holding.model.id)
+        if not holding.on_card:
+            return _size(residence)
+        # Where the driver does not tell, the estimate has to do.
+        holding.size = await cards.taken(residence.processes) or _estimate(holding.model)
+        return holding.size
+
+    async def _room_for(self, wanted: _Holding) -> int:
         """Slots that the model may have, after others have gone if they must. Raises NoMemory."""
-        one = _estimate(model)
+        one, on_card = _estimate(wanted.model), wanted.on_card
         await self.reap()
         for holding in sorted(self._held.values(), key=lambda holding: holding.used):
-            if self._free() >= one:
+            if self._free(on_card) >= one:
                 break
-            if self._may_go(holding):
-                log.info("unloading %s to make room for %s", holding.model.id, model.id)
+            if holding.on_card == on_card and self._may_go(holding):
+                log.info("unloading %s to make room for %s", holding.model.id, wanted.model.id)
                 await self._take(holding)
-        if self._free() < one:
+        if self._free(on_card) < one:
             raise NoMemory(
-                f"the model {model.id} needs about {megabytes(one)}; of the budget of "
-                f"{megabytes(self.budget)} only {megabytes(max(self._free(), 0))} are free, and the other "
-                "models are in use or pinned"
+                f"the model {wanted.model.id} needs about {megabytes(one)}; of the budget of "
+                f"{megabytes(self._budget(on_card))}{' on the cards' if on_card else ''} only "
+                f"{megabytes(max(self._free(on_card), 0))} are free, and the other models are in use or "
+                "pinned"
             )
-        return max(1, min(self._runner.slots, self._free() // one))
+        return max(1, min(self._runner.slots, self._free(on_card) // one))
 
-    def _free(self) -> int:
-        return self.budget - sum(holding.booked for holding in self._held.values())
+    def _budget(self, on_card: bool) -> int:
+        return self._card_budget if on_card else self.budget
+
+    def _free(self, on_card: bool) -> int:
+        held = self._held.values()
+        return self._budget(on_card) - sum(each.booked for each in held if each.on_card == on_card)
 
     def _may_go(self, holding: _Holding) -> bool:
         return not holding.requests and holding.booked > 0 and holding.model.id not in self._pinned
@@ -311,7 +353,7 @@ class Memory:
             model=holding.model.id,
             engine=residence.engine,
             since=holding.since,
-            memory=_size(residence),
+            memory=holding.size or _size(residence),
             slots=holding.slots,
             busy=residence.busy,
             queued=residence.queued,

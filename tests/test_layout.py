@@ -16,7 +16,7 @@ FLOORS = (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
         *("text", "encoding"),
     ),
-    ("alignment", "catalogue", "digests", "partial", "sources"),
+    ("alignment", "cards", "catalogue", "digests", "partial", "sources"),
     ("convert",),
     (
         "languages",

@@ -1,6 +1,8 @@
 """Memory that obeys: real models in real workers, and a clock of the test's own."""
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -335,3 +337,98 @@ async def test_who_waits_for_a_load_is_told(tmp_path: Path, monkeypatch: pytest.
             events = services.transcribe(Listen("demo", language="en"), on_disk(media))
             found = [event async for event in events]
             assert [event.reason for event in found if isinstance(event, Waiting)] == reasons
+
+
+# On cards ---------------------------------------------------------------------------------------------
+
+GIGABYTE = 1 << 30
+
+
+class Driver:
+    """An `nvidia-smi` of the test's own, which answers in the words of the real one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.taken = "300"
+        """MiB of a card that each of our workers takes."""
+        listing = "printf '0, RTX, 600, 500\\n1, RTX, 900, 900\\n'"
+        self.answers(f"case $1 in --query-gpu*) {listing} ;; *) cat processes ;; esac")
+
+    def answers(self, script: str) -> None:
+        tool = self.folder / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\ncd {self.folder}\n{script}\n")
+        tool.chmod(0o755)
+
+    def watch(self, stop: threading.Event) -> None:
+        """Lists each worker that comes, among others, until it is stopped."""
+        while not stop.wait(0.01):
+            ours = [f"{child.pid}, {self.taken}" for child in psutil.Process().children()]
+            (self.folder / "part").write_text("\n".join([*ours, "1, 5000", "[N/A], [N/A]"]) + "\n")
+            (self.folder / "part").replace(self.folder / "processes")
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    folder = tmp_path / "driver"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    driver, stop = Driver(folder), threading.Event()
+    watching = threading.Thread(target=driver.watch, args=(stop,))
+    watching.start()
+    yield driver
+    stop.set()
+    watching.join()
+
+
+async def but_c(model: ModelInfo) -> bool:
+    return model.id != "c"
+
+
+def sizes(memory: Memory) -> dict[str, int]:
+    return {resident.model: resident.memory for resident in memory.loaded()}
+
+
+async def test_cards_have_a_budget_of_their_own(make: Make, clock: Clock, driver: Driver) -> None:
+    """Of 600 MiB three quarters may be used: a takes 300, and b has no room beside it."""
+    memory = make(slots=1, on_card=but_c)
+    for each in (C, A, B):
+        await memory.load(each)
+        clock.now += 1
+    assert sizes(memory).pop("b") == 300 << 20
+    assert ids(memory) == ["b", "c"], "c is not on the card, and no reason to go"
+    with pytest.raises(NoMemory, match=r"budget of 472 MB on the cards only 157 MB are free"):
+        async with memory.using(B):
+            await memory.load(A)
+
+
+async def test_a_driver_that_does_not_tell_of_processes(make: Make, driver: Driver) -> None:
+    driver.taken = "[N/A]"
+    memory = make(slots=1, on_card=but_c)
+    await memory.load(A)
+    assert sizes(memory) == {"a": DEMO.stat().st_size + (150 << 20)}
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "echo '0, x, [N/A], [N/A]'"])
+async def test_without_a_card_all_is_the_machines(make: Make, driver: Driver, script: str) -> None:
+    driver.answers(script)
+    memory = make(slots=1, budget=ONE, on_card=but_c)
+    await memory.load(A)
+    await memory.load(B)
+    assert ids(memory) == ["b"]
+    assert sizes(memory)["b"] != 300 << 20
+
+
+async def test_a_card_budget_of_ones_own(make: Make, driver: Driver) -> None:
+    memory = make(slots=1, card_budget=2 * (300 << 20) + MEGABYTE, on_card=but_c)
+    await memory.load(A)
+    await memory.load(B)
+    assert ids(memory) == ["a", "b"]
+
+
+async def test_this_build_of_whisper_cpp_leaves_a_card_alone(tmp_path: Path, driver: Driver) -> None:
+    """Its wheel is for processors only: whatever card there is, models lie in the machine's memory."""
+    settings = config.read(environment={"WHISPERD_DATA": str(tmp_path / "data"), "WHISPERD_READERS": "0"})
+    async with running(settings) as services:
+        await services.memory.load(services.models.find("ggml-demo"))
+        (resident,) = services.memory.loaded()
+    assert resident.memory != 300 << 20
