@@ -2,13 +2,11 @@
 
 import asyncio
 import shutil
-import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from server.child import environment
-from server.types import ModelInfo
 
 _TIMEOUT = 20.0
 """Seconds; a driver that has nothing to keep it awake takes a few to wake up."""
@@ -44,21 +42,6 @@ async def taken(processes: Collection[int]) -> int:
         for process, used in rows
         if process.isdecimal() and int(process) in processes and used.isdecimal()
     )
-
-
-class WhisperCpp:
-    """Whether whisper.cpp, as it is built here, runs on cards: looked at once, in a process of its own."""
-
-    def __init__(self) -> None:
-        self._does: bool | None = None
-
-    async def on_card(self, model: ModelInfo) -> bool:
-        if self._does is None:
-            self._does = "CUDA" in await _output(sys.executable, "-I", "-c", _BUILD)
-        return self._does
-
-
-_BUILD = "import _pywhispercpp; print(_pywhispercpp.whisper_print_system_info())"
 
 
 async def _asked(query: str) -> list[list[str]]:

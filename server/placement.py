@@ -95,6 +95,14 @@ class Placement:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._conversions.stop()
 
+    async def on_card(self, model: ModelInfo) -> bool:
+        """Whether it will run on the cards of this machine, and so take their memory."""
+        wanted = self.tuning(model)
+        if wanted.device == "cpu" or model.engine not in ("", *_MODULES.values()):
+            return False
+        engine = await self._engine(model, wanted)
+        return wanted.device == "cuda" if engine == "ctranslate2" else await self._has_gpu()
+
     async def _engine(self, model: ModelInfo, wanted: Tuning) -> str:
         if model.engine:
             return model.engine

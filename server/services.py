@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from server import cards, catalogue, jobs, models, speak, spool, transcribe
+from server import catalogue, jobs, models, speak, spool, transcribe
 from server.config import Config
 from server.conversions import Conversions
 from server.encoder import Encoder
@@ -203,7 +203,8 @@ def _made(config: Config) -> Services:
         keep_alive_of=config.keep_alive_of,
         pinned=config.pinned,
         card_budget=config.card_memory,
-        on_card=cards.WhisperCpp().on_card,
+        devices=config.devices,
+        on_card=placement.on_card,
     )
     placement.converted = memory.renew
     pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos, on_end=metrics.pulled)
