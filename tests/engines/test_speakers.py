@@ -11,6 +11,7 @@ from server import voices
 from server.engines import Speaker
 from server.errors import ModelBroken
 from server.types import Piece, Voice
+from tests import tiny_voices
 from tests.speech import Pcm
 
 ENGINES = tuple(voices.engines_here())
@@ -34,10 +35,18 @@ class Speaking:
         return len(self.say(piece)) / self.voice.sample_rate
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A voice of each engine that needs files."""
+    folder = tmp_path_factory.mktemp("voices")
+    tiny_voices.piper(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=ENGINES)
-def speaking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Speaking:
+def speaking(request: pytest.FixtureRequest, folder: Path) -> Speaking:
     module = import_module(f"server.engines.{request.param}")
-    found = [voice for voice in module.voices(tmp_path_factory.mktemp("voices")) if voice.locale == "en-US"]
+    found = [voice for voice in module.voices(folder) if voice.locale == "en-US"]
     return Speaking(module.Speaker(found[0].model, 1), found[0])
 
 

@@ -1,0 +1,111 @@
+"""Tiny real voices without weights of anybody's: the engines' own loaders load and run them.
+
+    python -m tests.tiny_voices FOLDER
+
+A Piper voice of two speakers in 16 kHz, half a megabyte: a graph with Piper's inputs and output, in which
+each phoneme is a table of a tone with formants of its own. It is no speech that anybody understands, but
+longer text is longer sound, phonemes and speakers sound different, and the length scale works.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+RATE = 16_000
+HOP = 256
+"""Samples of one period of the table: a multiple of the tones' periods, so that nothing clicks."""
+FRAMES = 5
+"""Periods of a phoneme at the normal speed."""
+
+PITCHES = (2, 3)
+"""Of the speakers, in periods a table: 125 Hz and 188 Hz."""
+
+
+def piper(folder: Path, name: str = "en_US-tiny-x_low", espeak: str = "en-us", speakers: bool = True) -> Path:
+    """Writes the pair of files; the path of the .onnx."""
+    from piper.phoneme_ids import DEFAULT_PHONEME_ID_MAP
+
+    folder.mkdir(parents=True, exist_ok=True)
+    symbols = max(number for ids in DEFAULT_PHONEME_ID_MAP.values() for number in ids) + 1
+    pitches = PITCHES if speakers else PITCHES[:1]
+    config: dict[str, Any] = {
+        "audio": {"sample_rate": RATE, "quality": "x_low"},
+        "espeak": {"voice": espeak},
+        "language": {"code": name.split("-")[0]},
+        "phoneme_type": "espeak",
+        "num_symbols": symbols,
+        "num_speakers": len(pitches),
+        "speaker_id_map": {"low": 0, "high": 1} if speakers else {},
+        "inference": {"noise_scale": 0.667, "length_scale": 1.0, "noise_w": 0.8},
+        "phoneme_id_map": DEFAULT_PHONEME_ID_MAP,
+    }
+    file = folder / f"{name}.onnx"
+    onnx.save(_graph(np.stack([_tables(symbols, pitch) for pitch in pitches]), speakers), file)
+    file.with_name(file.name + ".json").write_text(json.dumps(config))
+    return file
+
+
+def _tables(symbols: int, pitch: int) -> Any:
+    """A period of each phoneme, [symbols, HOP]: harmonics under two formants; the first few are silent."""
+    time = np.arange(HOP) / HOP
+    chance = np.random.default_rng(1)
+    tables = np.zeros((symbols, HOP), np.float32)
+    for symbol in range(3, symbols):
+        formants = chance.uniform((300, 900), (900, 2600))
+        for harmonic in range(1, 24):
+            frequency = harmonic * pitch * RATE / HOP
+            loudness = sum(np.exp(-(((frequency - formant) / 200) ** 2)) for formant in formants)
+            tables[symbol] += loudness * np.sin(2 * np.pi * harmonic * pitch * time)
+        tables[symbol] *= 0.3 / max(np.abs(tables[symbol]).max(), 1e-6)
+    return tables
+
+
+def _graph(tables: Any, speakers: bool) -> Any:
+    def constant(name: str, value: Any) -> Any:
+        return numpy_helper.from_array(np.asarray(value), name)
+
+    inputs = [
+        helper.make_tensor_value_info("input", TensorProto.INT64, [1, "phonemes"]),
+        helper.make_tensor_value_info("input_lengths", TensorProto.INT64, [1]),
+        helper.make_tensor_value_info("scales", TensorProto.FLOAT, [3]),
+    ]
+    if speakers:
+        inputs.append(helper.make_tensor_value_info("sid", TensorProto.INT64, [1]))
+    nodes = [
+        helper.make_node("Gather", ["tables", "sid" if speakers else "first"], ["mine"], axis=0),
+        helper.make_node("Squeeze", ["mine", "zero"], ["table"]),
+        helper.make_node("Squeeze", ["input", "zero"], ["ids"]),
+        helper.make_node("Gather", ["table", "ids"], ["periods"], axis=0),
+        helper.make_node("Unsqueeze", ["periods", "one"], ["columns"]),
+        helper.make_node("Gather", ["scales", "one"], ["length"], axis=0),
+        helper.make_node("Mul", ["length", "frames"], ["wanted"]),
+        helper.make_node("Ceil", ["wanted"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["times"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["one", "times", "one"], ["shape"], axis=0),
+        helper.make_node("Expand", ["columns", "shape"], ["repeated"]),
+        helper.make_node("Reshape", ["repeated", "flat"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 1, "samples"])],
+        [
+            constant("tables", tables),
+            *([] if speakers else [constant("first", np.array([0], np.int64))]),
+            constant("zero", np.array([0], np.int64)),
+            constant("one", np.array([1], np.int64)),
+            constant("frames", np.array([FRAMES], np.float32)),
+            constant("flat", np.array([1, 1, -1], np.int64)),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+if __name__ == "__main__":
+    print(piper(Path(sys.argv[1])))
