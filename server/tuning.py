@@ -119,7 +119,7 @@ async def _sound(services: Services, model: ModelInfo, clip: Spool) -> bytes:
 async def _measured(services: Services, model: ModelInfo, way: Way, pcm: bytes) -> Way:
     loading = await _loading(services.placement, model, way)
     decode = Decode(language="en", short_context=model.short_context, threads=way.threads)
-    async with _crew(services.config.data / "empty", loading, way.slots) as workers:
+    async with _crew(services.config.data / "empty", loading, way.slots, model.id) as workers:
         await _ask(workers[0], [(pcm, decode)])
         lone = min([await _timed(workers[0], [(pcm, decode)]) for _ in range(2)])
         speed = await _throughput(workers, loading, [(pcm, decode)] * _fitting(loading, lone))
@@ -134,12 +134,12 @@ async def _loading(placement: Placement, model: ModelInfo, way: Way) -> Loading:
 
 
 @asynccontextmanager
-async def _crew(folder: Path, loading: Loading, slots: int) -> AsyncIterator[list[Worker]]:
+async def _crew(folder: Path, loading: Loading, slots: int, name: str) -> AsyncIterator[list[Worker]]:
     """As many processes as these slots need, all loaded."""
     async with AsyncExitStack() as stack:
         workers = []
         for _ in range(-(-slots // loading.slots)):
-            workers.append(await Worker.start(folder, loading))
+            workers.append(await Worker.start(folder, loading, name))
             stack.push_async_callback(workers[-1].end)
         yield workers
 

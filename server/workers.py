@@ -45,13 +45,14 @@ class Worker:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, folder: Path, loading: Loading) -> "Worker":
-        """A process with the model loaded; `folder`: its empty working directory.
+    async def start(cls, folder: Path, loading: Loading, name: str) -> "Worker":
+        """A process with the model loaded; `folder`: its empty working directory. `name`: the model's, which
+        lists of processes show.
 
         Raises ModelBroken where the engine refuses the model, and ChildGone where the process dies of it.
         """
         argument = msgspec.json.encode(loading, enc_hook=str).decode()
-        child = await Child[FromWorker].spawn("server.worker:main", FromWorker, folder, argument)
+        child = await Child[FromWorker].spawn("server.worker:main", FromWorker, folder, argument, name)
         try:
             match await child.receive():
                 case Loaded() as loaded:

@@ -459,7 +459,7 @@ class _Lane:
             if self._deaths > 1:
                 await asyncio.sleep(min(_BACK_OFF * 2**self._deaths, _SLOWEST_RESTART))
             try:
-                worker = await Worker.start(self._runner.folder, loading)
+                worker = await Worker.start(self._runner.folder, loading, self._model.id)
             except ChildGone as why:
                 self._deaths += 1
                 self._runner.on_death("worker")

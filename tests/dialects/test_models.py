@@ -160,9 +160,7 @@ def test_it_is_up(client: httpx.Client, path: str) -> None:
 
 def workers(server: Server, id: str) -> list[int]:
     """Processes that have the model loaded."""
-    return [
-        child.pid for child in server.children("server.worker") if f"{id}.bin" in " ".join(child.cmdline())
-    ]
+    return [child.pid for child in server.children("server.worker") if child.cmdline()[-1] == id]
 
 
 @pytest.fixture
