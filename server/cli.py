@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from server import __version__, cli_keys, cli_models, client, config, doctor, formats, serve, tuning
+from server import __version__, cli_jobs, cli_keys, cli_models, client, config, doctor, formats, serve, tuning
 from server.config import Config, ConfigError
 from server.errors import SpeechError, WorkFailed
 from server.languages import code as language_code
@@ -33,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_models.app)
+app.add_typer(cli_jobs.app)
 app.add_typer(cli_keys.app)
 
 

@@ -131,12 +131,69 @@ def _with(transcript: Transcript, event: Started | Segment) -> Transcript:
     )
 
 
-class Models:
-    """The models of the server at `url` (`http://host:port`), as objects of its /v1/models."""
+class _Asking:
+    """What is asked of the server at `url` (`http://host:port`) by small calls."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._key = key
+
+    async def _ask(self, method: str, path: str, query: dict[str, str] | None = None) -> Document:
+        async with _session(self._url, self._key) as http:
+            answer = await http.request(method, self._url + path, params=query)
+            await _check(answer)
+            try:
+                return cast(Document, answer.json())
+            except ValueError as error:
+                raise WorkFailed(f"{self._url}: the answer is no JSON; is this a whisperd?") from error
+
+
+class Jobs(_Asking):
+    """The jobs of a server, as objects of its /v1/jobs."""
+
+    async def all(self, status: str, limit: int) -> Sequence[Document]:
+        """Newest first; `status`: of those states alone, with commas between them."""
+        answer = await self._ask("GET", "/v1/jobs", {"status": status, "limit": str(limit)})
+        return cast(Sequence[Document], answer["data"])
+
+    async def one(self, id: str) -> Document:
+        return await self._ask("GET", _job(id))
+
+    async def cancel(self, id: str) -> Document:
+        """The job; one that has ended stays as it is."""
+        job = await self.one(id)
+        return job if job["finished_at"] else await self._ask("DELETE", _job(id))
+
+    async def follow(self, id: str) -> AsyncGenerator[tuple[float, float | None]]:
+        """Seconds done and in all, until the job has ended. Raises why it failed."""
+        async with _session(self._url, self._key) as http:
+            async with httpx_sse.aconnect_sse(http, "GET", self._url + _job(id) + "/events") as source:
+                await _check(source.response)
+                async for event in source.aiter_sse():
+                    match event.event:
+                        case "progress":
+                            yield event.json()["done"], event.json()["total"]
+                        case "done":
+                            return
+                        case "error":
+                            raise SpeechError(event.json()["reason"])
+        raise WorkFailed(f"{self._url}: the stream broke off; the job goes on")
+
+    async def result(self, id: str, response_format: str) -> str:
+        """The result's text in that format; "": in the one that the job asked for."""
+        query = {"response_format": response_format} if response_format else {}
+        async with _session(self._url, self._key) as http:
+            answer = await http.get(self._url + _job(id) + "/result", params=query)
+            await _check(answer)
+            return answer.text
+
+
+def _job(id: str) -> str:
+    return f"/v1/jobs/{quote(id, safe='')}"
+
+
+class Models(_Asking):
+    """The models of the server at `url` (`http://host:port`), as objects of its /v1/models."""
 
     async def all(self, available: bool) -> Sequence[Document]:
         """What is installed, and with `available` also what the catalogue has beyond it."""
@@ -169,15 +226,6 @@ class Models:
                         case "error":
                             raise SpeechError(event.json())
         raise WorkFailed(f"{self._url}: the stream broke off")
-
-    async def _ask(self, method: str, path: str, query: dict[str, str] | None = None) -> Document:
-        async with _session(self._url, self._key) as http:
-            answer = await http.request(method, self._url + path, params=query)
-            await _check(answer)
-            try:
-                return cast(Document, answer.json())
-            except ValueError as error:
-                raise WorkFailed(f"{self._url}: the answer is no JSON; is this a whisperd?") from error
 
 
 def _path(id: str) -> str:

@@ -227,7 +227,7 @@ class Config(BaseModel):
         0,
         ge=0,
         le=256,
-        description="Jobs that are done at the same time; 0: as many as slots, at most half of streams.",
+        description="Jobs that are done at the same time; 0: two more than slots, at most half of streams.",
     )
     jobs_queue: int = Field(10_000, ge=1, description="Jobs that may wait in line; more are refused as busy.")
     jobs_keep: Seconds = Field(86400.0, description="How long a job and its result are kept after its end.")

@@ -59,6 +59,9 @@ Payload = Callable[[Job, Transcript | None], dict[str, object]]
 _ATTEMPTS = 5
 """A job that so many servers died of, or under, has failed."""
 
+_AHEAD = 2
+"""Jobs whose media is being read while others' windows take all slots."""
+
 _MOST_LOGS = 200
 
 _BUSY_TRIES = 40
@@ -122,7 +125,7 @@ class Jobs:
         """`slots`: how many windows run at a time, which is how many jobs do."""
         self._config = config
         self._folder = config.data / "jobs"
-        self._at_once = config.jobs_at_once or max(1, min(slots, config.streams // 2))
+        self._at_once = config.jobs_at_once or max(1, min(slots + _AHEAD, config.streams // 2))
         self._path = self._folder / "jobs.sqlite"
         self._key = webhooks.Key(self._folder / "webhook.key")
         self.signer = files.Signer(self._folder / "signing.key")
@@ -138,6 +141,7 @@ class Jobs:
         self._active: set[str] = set()
         self._claimed: set[str] = set()
         self._wake = asyncio.Event()
+        self._dispatcher: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._hear: Hear | None = None
         self._payload: Payload | None = None
@@ -181,6 +185,7 @@ class Jobs:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._durable:
             await self._durable.stop()
+            self._durable = None
         for live in self._live.values():
             if live.work:
                 live.work.cancel()
@@ -236,8 +241,20 @@ class Jobs:
                     if job.id not in underway:
                         await durable.begin(job.id, job.attempts + len(job.deliveries) + 1)
                 self._durable = durable
-                self._begin(self._dispatching(durable))
+                self._dispatcher = self._begin(self._dispatching(durable))
         return self._durable
+
+    async def _rest(self) -> None:
+        """Without work, end the engine: it looks for some every second. The next job starts it again."""
+        async with self._opening:
+            records = self._of()
+            waiting = await self._call(records.count, "queued")
+            undone = len(await self._call(records.undone))
+            if self._durable and self._dispatcher and not (waiting or undone or self._active):
+                await self._durable.tidy()
+                self._dispatcher.cancel()
+                durable, self._durable = self._durable, None
+                await durable.stop()
 
     async def _call(self, what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """A call of the records, which block, on their thread."""
@@ -245,10 +262,11 @@ class Jobs:
             self._database, lambda: what(*arguments, **named)
         )
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -275,6 +293,7 @@ class Jobs:
             await asyncio.to_thread(self.blobs.sweep, used)
         if self._durable:
             await self._durable.tidy()
+            await self._rest()
 
     # What clients do ----------------------------------------------------------------------------------
 

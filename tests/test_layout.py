@@ -43,7 +43,7 @@ FLOORS = (
     ("guard", "hangup", "counting"),
     ("app", "client", "terminal"),
     ("serve",),
-    ("doctor", "tuning", "cli_keys", "cli_models"),
+    ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs"),
     ("cli",),
     ("__main__",),
 )

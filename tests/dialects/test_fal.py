@@ -5,9 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import httpx
 import pytest
 from nacl.signing import VerifyKey
 
+from tests.receiver import Receiver
 from tests.serving import ROOT, Server, serving, until
 from tests.speech import SENTENCES, talk, wav
 
@@ -28,39 +27,6 @@ DATA_URI = f"data:audio/wav;base64,{base64.b64encode(TWO).decode()}"
 PACKAGE = "@fal-ai/client@1"
 FOLDER = ROOT / ".venv" / "node-fal"
 FALS = "queue.fal.run,fal.run,rest.fal.ai,v3.fal.media"
-
-
-class Receiver:
-    """Somebody who takes webhooks, after refusing the first so many."""
-
-    def __init__(self) -> None:
-        self.taken: list[tuple[dict[str, str], bytes]] = []
-        self.refusing = 0
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.refusing -= 1
-                refused = receiver.refusing >= 0
-                if not refused:
-                    receiver.taken.append(({k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(503 if refused else 204)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://localhost:{self._web.server_port}/hook"
-        threading.Thread(target=self._web.serve_forever, daemon=True).start()
-
-    def of(self, id: str) -> list[tuple[dict[str, str], bytes]]:
-        return [(headers, body) for headers, body in self.taken if json.loads(body)["request_id"] == id]
-
-    def close(self) -> None:
-        self._web.shutdown()
-        self._web.server_close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,67 @@
+"""The store of jobs: what older versions of it hold is read by this one."""
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from server.records import SCHEMA, Records
+from tests.serving import ROOT, serving, until
+
+STORES = Path(__file__).parent / "stores"
+DONE, QUEUED, FAILING = (f"01990000-0000-7000-8000-00000000000{number}" for number in (1, 2, 3))
+
+
+def restored(folder: Path, version: int) -> Path:
+    """A data folder's jobs, as a server of that version of the store left them."""
+    media = ROOT / "models" / "hello.ogg"
+    digest = hashlib.sha256(media.read_bytes()).hexdigest()
+    for path, data in {
+        f"blobs/{digest[:2]}/{digest}": media.read_bytes(),
+        f"results/{DONE}.json": (STORES / f"result-{version}.json").read_bytes(),
+    }.items():
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_bytes(data)
+    store = folder / "jobs.sqlite"
+    with sqlite3.connect(store) as database:
+        database.executescript((STORES / f"jobs-{version}.sql").read_text())
+    database.close()
+    return store
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA + 1))
+def test_a_server_goes_on_with_the_jobs_of_every_version(tmp_path: Path, version: int) -> None:
+    restored(tmp_path / "jobs", version)
+    keep = {"WHISPERD_JOBS_KEEP": "36500d"}
+    with serving(tmp_path, environment=keep) as server, server.client() as client:
+        result = client.get(f"/v1/jobs/{DONE}/result").text
+        assert result.startswith("1\n00:00:00,312 --> 00:00:01,822\nThe weather is beautiful today.")
+        until(lambda: client.get(f"/v1/jobs/{QUEUED}").json()["status"] == "succeeded", 60)
+        assert "Peter" in client.get(f"/v1/jobs/{QUEUED}/result").json()["text"]
+        until(lambda: client.get(f"/v1/jobs/{FAILING}").json()["status"] == "failed", 60)
+        stored = client.get(f"/files/b/w{'0' * 32}/hello.ogg")
+        assert stored.content == (ROOT / "models" / "hello.ogg").read_bytes()
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    store = restored(tmp_path / "jobs", SCHEMA)
+    with sqlite3.connect(store) as database:
+        database.execute("UPDATE schema_version SET version = ?", (SCHEMA + 1,))
+    database.close()
+    with pytest.raises(RuntimeError, match="newer whisperd"):
+        Records(store)
+
+
+def test_the_store_is_as_its_version_says(tmp_path: Path) -> None:
+    """Tables that change need another version, and a way to it from this one."""
+    store = restored(tmp_path / "old", SCHEMA)
+    Records(tmp_path / "new.sqlite").close()
+
+    def schema(path: Path) -> list[str]:
+        with sqlite3.connect(path) as database:
+            found = [str(row[0]) for row in database.execute("SELECT sql FROM sqlite_master WHERE sql != ''")]
+        database.close()
+        return sorted(found)
+
+    assert schema(tmp_path / "new.sqlite") == schema(store)
