@@ -16,7 +16,19 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from server import __version__, cli_jobs, cli_keys, cli_models, client, config, doctor, formats, serve, tuning
+from server import (
+    __version__,
+    cli_jobs,
+    cli_keys,
+    cli_models,
+    cli_speak,
+    client,
+    config,
+    doctor,
+    formats,
+    serve,
+    tuning,
+)
 from server.config import Config, ConfigError
 from server.errors import SpeechError, WorkFailed
 from server.languages import code as language_code
@@ -35,6 +47,8 @@ app = typer.Typer(
 app.add_typer(cli_models.app)
 app.add_typer(cli_jobs.app)
 app.add_typer(cli_keys.app)
+app.add_typer(cli_speak.app)
+app.command("speak")(cli_speak.speak_command)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ FLOORS = (
     ("guard", "hangup", "counting"),
     ("app", "client", "terminal"),
     ("serve",),
-    ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs"),
+    ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs", "cli_speak"),
     ("cli",),
     ("__main__",),
 )

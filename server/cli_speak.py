@@ -1,0 +1,122 @@
+"""`whisperd speak` and `whisperd voices`: text into a file of sound, in any voice here; no server needed."""
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server import config, services
+from server.config import Config
+from server.errors import BadField, VoiceNotFound
+from server.speak import wav_header
+from server.terminal import ConfigFile, Data, err, run
+from server.types import Audio, Speak
+from server.voices import Voices
+
+_FORMATS: tuple[Audio, ...] = get_args(Audio)
+_SUFFIXES: dict[str, Audio] = {"ogg": "opus", "raw": "pcm"}
+"""Of files, where they are not the format's name."""
+
+_RATE = 24_000
+_WIDE = 200
+"""Columns where nobody looks at them: lines go to another program whole."""
+
+app = typer.Typer(
+    name="voices",
+    no_args_is_help=True,
+    help="See and delete the voices that this machine can speak in.",
+)
+
+
+def speak_command(
+    text: Annotated[str, typer.Argument(help="The text, plain or SSML; - reads standard input.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write; its suffix says the format.")
+    ] = Path("speech.mp3"),
+    voice: Annotated[str, typer.Option(help="A voice of `whisperd voices list`.")] = "",
+    language: Annotated[str, typer.Option(help='The text\'s language ("de-DE").')] = "",
+    speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="1 is the voice's own.")] = 1.0,
+    config_file: ConfigFile = None,
+    data: Data = None,
+) -> None:
+    """Speak a text into a file; no server needed.
+
+    Examples:
+
+    - `whisperd speak "Good morning." -o morning.mp3 --voice Espeak.EN-GB.default`
+    - `whisperd speak - -o book.opus --language de-DE < book.txt`
+    """
+    said = sys.stdin.read() if text == "-" else text
+    asked = Speak(said, voice, language, speed=speed, format=_format(output), sample_rate=_RATE)
+    name = run(_spoken(asked, output, _settings(config_file, data)))
+    err.print(f"{output}, spoken by {name}", highlight=False, markup=False)
+
+
+def _format(output: Path) -> Audio:
+    suffix = output.suffix.removeprefix(".").lower()
+    format = _SUFFIXES.get(suffix) or next((known for known in _FORMATS if known == suffix), None)
+    if format is None:
+        raise BadField(f"{output}: its suffix is none of .{', .'.join((*_FORMATS, *_SUFFIXES))}")
+    return format
+
+
+def _settings(config_file: Path | None, data: Path | None) -> Config:
+    return config.read(config_file, flags={"data": data})
+
+
+async def _spoken(asked: Speak, output: Path, settings: Config) -> str:
+    """Writes the file; the voice's name. A WAV file knows its size at the end."""
+    async with services.starting(settings) as serving:
+        spoken = await serving.prepare(asked)
+        part = output.with_name(output.name + ".part")
+        try:
+            with part.open("wb") as file:
+                async with aclosing(serving.speak(spoken)) as sound:
+                    async for data in sound:
+                        file.write(data)
+                if asked.format == "wav":
+                    size = file.tell()
+                    file.seek(0)
+                    file.write(wav_header(_RATE, size - len(wav_header(_RATE))))
+            part.replace(output)
+        finally:
+            part.unlink(missing_ok=True)
+    return spoken.voice.id
+
+
+@app.command("list")
+def list_command(
+    language: Annotated[str, typer.Option(help='Only those of a language ("de").')] = "",
+    config_file: ConfigFile = None,
+    data: Data = None,
+) -> None:
+    """The voices that are installed."""
+    table = Table("voice", "locale", "what it is", box=None, pad_edge=False, header_style="dim")
+    for voice in _voices(_settings(config_file, data)).installed():
+        if voice.locale.lower().startswith(language.lower()):
+            table.add_row(voice.id, voice.locale, voice.title)
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+@app.command("rm")
+def rm_command(
+    name: Annotated[str, typer.Argument(help='A voice ("Piper.EN-US.lessac-medium").')],
+    config_file: ConfigFile = None,
+    data: Data = None,
+) -> None:
+    """Delete a voice's files, with all its speakers."""
+    voices = _voices(_settings(config_file, data))
+    voice = voices.find(name)
+    if not voice.model.is_relative_to(voices.folder):
+        raise VoiceNotFound(f"{voice.id} comes with its engine and has no files of its own here")
+    for file in (voice.model, voice.model.with_name(voice.model.name + ".json")):
+        file.unlink(missing_ok=True)
+        print(f"deleted {file}")
+
+
+def _voices(settings: Config) -> Voices:
+    return Voices(settings.voice_folder, default=settings.default_voice, aliases=settings.voice_aliases)
