@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server import formats
-from server.types import Segment, Style, Transcript, Word
+from server.types import Guard, Segment, Style, Token, Transcript, Word
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -65,6 +65,31 @@ TURNS = Transcript(
     ),
     "ggml-demo",
 )
+SCORED = Transcript(
+    "translate",
+    "en",
+    4.5,
+    (
+        Segment(
+            0,
+            0.25,
+            1.5,
+            " Café.",
+            words=(Word("Café.", 0.25, 1.5, 0.5),),
+            tokens=(7, 8, 9),
+            logprobs=(Token(b" Caf\xc3", -0.25), Token(b"\xa9", -0.5), Token(b".", -0.75)),
+            temperature=0.2,
+            avg_logprob=-0.5,
+            compression_ratio=0.875,
+            no_speech_prob=0.125,
+            seek=0.1,
+            language="fr",
+        ),
+    ),
+    "ggml-base",
+    guards=(Guard("phantom", "dropped", 2.0, 3.0, "Thank you.", "nobody speaks"),),
+    languages={"en": 0.25, "fr": 0.75},
+)
 
 CASES = {
     "plain": (PLAIN, Style()),
@@ -72,6 +97,7 @@ CASES = {
     "shaped": (LONG, Style(max_line_width=42, max_line_count=2)),
     "turns": (TURNS, Style(name="Board meeting")),
     "empty": (EMPTY, Style()),
+    "scored": (SCORED, Style(words=True, logprobs=True, languages=True)),
 }
 FILES = sorted(GOLDEN.iterdir())
 
@@ -102,9 +128,8 @@ def test_documents_to_the_byte(file: Path) -> None:
     assert document(file.suffix[1:], *CASES[file.stem]).encode() == file.read_bytes()
 
 
-def test_every_format_of_text_has_a_golden_file(name: str) -> None:
-    is_text = formats.find(name).MEDIA_TYPE != "application/json"
-    assert not is_text or any(file.suffix == f".{name}" for file in FILES)
+def test_every_format_has_a_golden_file(name: str) -> None:
+    assert any(file.suffix == f".{name}" for file in FILES)
 
 
 @pytest.mark.parametrize("transcript", [PLAIN, EMPTY])
