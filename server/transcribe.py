@@ -184,6 +184,7 @@ class _Hearing:
         self._prompt, self._warnings = prompts.prompt(listen)
         self._segments: list[Segment] = []
         self._guards: list[Guard] = []
+        self._engine = ""
 
     async def events(self, readers: Readers, spool: Spool) -> AsyncGenerator[Event]:
         self._begin(self._feed(readers, spool))
@@ -349,7 +350,9 @@ class _Hearing:
 
     async def _run(self, unit: Unit) -> Heard:
         await self._has_model.wait()
-        return await self._runner.run(unit)
+        heard = await self._runner.run(unit)
+        self._engine = heard.engine
+        return heard
 
     def _unit(self, window: Window, language: str | None) -> Unit:
         decode = Decode(
@@ -415,4 +418,5 @@ class _Hearing:
             warnings=end.warnings + self._warnings + notice,
             guards=tuple(self._guards),
             languages=self._vote.probabilities,
+            engine=self._engine,
         )

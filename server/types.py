@@ -241,6 +241,8 @@ class Heard:
     segments: tuple[Segment, ...]
     languages: dict[str, float] = field(default_factory=dict)
     """Probability of each language by its ISO-639-1 code, together 1; empty where none was detected."""
+    engine: str = ""
+    """Name of the file in `engines/` that heard it; by runners, not by engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,6 +436,8 @@ class Transcript:
     """What the model wrote and this transcript does not have, and why."""
     languages: dict[str, float] = field(default_factory=dict)
     """Probability of each language, where it was detected."""
+    engine: str = ""
+    """Name of the file in `engines/` that heard it; empty where nothing had to be heard."""
 
     @property
     def text(self) -> str:

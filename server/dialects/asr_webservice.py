@@ -30,6 +30,10 @@ _UNKNOWN: "Detected" = {"detected_language": "unknown", "language_code": "", "co
 """Where nothing is said. Bazarr takes an empty code as unknown."""
 
 
+_NOBODY = "whisperd"
+"""The engine of an answer for which no model had to work, since nothing is said."""
+
+
 class AskedOfAll(BaseModel):
     """What both queries know; others are ignored, `video_file` of Bazarr for one."""
 
@@ -133,7 +137,7 @@ async def asr(request: Request) -> Response:
             transcript = await transcribe.whole(events)
     model = serving.models.find(transcript.model)
     headers = {
-        "Asr-Engine": model.engine,
+        "Asr-Engine": transcript.engine or _NOBODY,
         "Content-Disposition": f'attachment; filename="{quote(name)}.{asked.output}"',
         **_remarks(transcript, model),
     }

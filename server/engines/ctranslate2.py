@@ -427,7 +427,8 @@ def _placed(
             scored = tuple(
                 replace(token, start=starts[index]) for token, index in zip(scored, here, strict=True)
             )
-        yield replace(segment, logprobs=scored)
+        score = float(np.mean([token.logprob for token in scored])) if scored else segment.avg_logprob
+        yield replace(segment, logprobs=scored, avg_logprob=score)
 
 
 class _Vocabulary:

@@ -371,7 +371,7 @@ class _Lane:
         if not job.done.done():
             match answer.result():
                 case Result(heard=heard):
-                    job.done.set_result(heard)
+                    job.done.set_result(replace(heard, engine=worker.loading.engine))
                 case Failed(message=sentence):
                     job.done.set_exception(WorkFailed(sentence))
         return True

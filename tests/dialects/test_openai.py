@@ -76,7 +76,10 @@ def test_silence_has_no_tokens(sdk: openai.OpenAI) -> None:
 
 
 def test_scores_of_segments_tell_speech_from_noise(client: httpx.Client) -> None:
-    """Each score is measured, or null: none is the same number whatever is heard."""
+    """Each score is measured, or null: none is the same number whatever is heard.
+
+    That of no speech is of a whole window.
+    """
     noise = np.random.default_rng(1).normal(0, 0.08, len(PCM)).astype(np.float32)
     scores: dict[str, list[Any]] = {}
     for pcm in (PCM, PCM + noise):
@@ -86,9 +89,9 @@ def test_scores_of_segments_tell_speech_from_noise(client: httpx.Client) -> None
             for name in ("avg_logprob", "compression_ratio", "no_speech_prob", "temperature"):
                 scores.setdefault(name, []).append(segment[name])
             assert len(segment["tokens"]) > 2
-    for name in ("avg_logprob", "compression_ratio", "no_speech_prob"):
-        known = [score for score in scores[name] if score is not None]
-        assert not known or len(set(known)) > len(known) // 2, name
+    for name in ("avg_logprob", "compression_ratio"):
+        assert len(set(scores[name])) > len(scores[name]) // 2, name
+    assert scores["no_speech_prob"][0] is None or len(set(scores["no_speech_prob"])) > 1
     assert None not in scores["avg_logprob"]
     assert None not in scores["compression_ratio"]
 
