@@ -30,6 +30,8 @@ USE, ADMIN, PLAIN = keys.make(), keys.make(), "a-key-of-ones-own"
 MISPLACED = "a-key-in-the-address"
 CLIP = wav(say(SENTENCES[0]))
 
+APP = next(iter(config.Config().fal_apps))
+"""Routes of fal's applications are there for those that are configured."""
 DOORS = [door for door in dialects.doors() if isinstance(door.route, Route)]
 
 
@@ -210,7 +212,8 @@ def expected(door: dialects.Door, error: Exception) -> tuple[int, bytes]:
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: f"{max(door.route.methods)} {door.route.path}")
 def test_each_door_is_shut_in_its_dialects_own_words(asking: httpx.Client, door: dialects.Door) -> None:
     assert isinstance(door.route, Route)
-    path = re.sub(r"{(\w+)(:\w+)?}", "nothing", door.route.path)
+    path = door.route.path.replace("{app:path}", APP)
+    path = re.sub(r"{(\w+)(:\w+)?}", "nothing", path)
     (method, *_) = sorted((door.route.methods or {"GET"}) - {"HEAD"})
     answer = asking.request(method, path)
     told = "this server wants an API key: send it as `Authorization: Bearer KEY`"
@@ -220,6 +223,15 @@ def test_each_door_is_shut_in_its_dialects_own_words(asking: httpx.Client, door:
         answer = asking.request(method, path, headers={"x-api-key": USE})
         told = "the key 'tv' may use this server, but not change it (scope admin)"
         assert (answer.status_code, answer.content) == expected(door, NoScope(told))
+
+
+def test_what_wants_no_key_is_documented() -> None:
+    page = (ROOT / "docs" / "keys.md").read_text()
+    told = re.findall(r"`(/[^`…]*)", page.partition("No key is wanted")[2].partition("\n\n")[0])
+    opened = {door.route.path for door in DOORS if isinstance(door.route, Route) and door.scope is None}
+    silent = {path for path in opened if not path.removeprefix("/api").startswith(tuple(told))}
+    assert told
+    assert not silent
 
 
 @pytest.mark.parametrize("token", ["realtime-token.", "openai-insecure-api-key."])

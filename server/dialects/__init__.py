@@ -134,8 +134,13 @@ def doors() -> tuple[Door, ...]:
     for name in pkgutil.iter_modules(__path__):
         module = import_module(f"{__name__}.{name.name}")
         forms = getattr(module, "refusal", refusal), getattr(module, "socket_refusal", _closed)
-        found += [Door(route, *forms) for route in module.ROUTES]
+        found += [Door(route, _form(route, forms[0]), forms[1]) for route in module.ROUTES]
     return (*found, *(replace(door, route=twin) for door in found if (twin := _twin(door.route))))
+
+
+def _form(route: BaseRoute, usual: Refusal) -> Refusal:
+    """How a route tells errors: as its handler does, or else as is usual in its dialect."""
+    return getattr(getattr(route, "endpoint", None), "refusal", usual)
 
 
 def _twin(route: BaseRoute) -> BaseRoute | None:
@@ -327,6 +332,7 @@ def telling(refusal: Callable[[errors.SpeechError], Response]) -> Callable[[Hand
                 log.log(level, "%s %s refused: %s", request.method, request.url.path, error)
                 return refusal(error)
 
+        answer.refusal = refusal  # type: ignore[attr-defined]
         return answer
 
     return decorated
