@@ -24,7 +24,7 @@ STATUS = 599
 _BYTES = "application/octet-stream"
 
 
-PENDING = {"server.dialects.fal"}
+PENDING: set[str] = set()
 """Dialects that do not declare their routes yet; a new one is not to be added."""
 
 

@@ -18,19 +18,21 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import Scope
+from typing_extensions import TypedDict
 
 from server import errors, fields, languages, sse, transcribe
 from server.dialects import Open, notice, owner, public_base, sees, services, status
+from server.openapi import Answer, Events, Fields, Raw, answer, closed, operation
 from server.services import Services
 from server.spool import Spool, on_disk, spooled
 from server.types import Activity, Event, Job, JobRequest, Listen, Segment, Style, Transcript
@@ -115,6 +117,236 @@ class Whisper(Input):
 
 def _is_whisper(app: str) -> bool:
     return "whisper" in app or "wizper" in app
+
+
+# What is answered -------------------------------------------------------------------------------------
+
+
+class Asked(Whisper, Nemotron):
+    """What applications take, be it as JSON; each heeds the fields that are its own."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    audio_url: str
+    """An http or https address, a data URI, or the address of a file that was uploaded here."""
+    language: Language = None
+    """`auto`, one of fal's such as `en-US`, or any that the model knows."""
+    acceleration: Literal["none", "regular", "high", "full"] = "regular"
+    """How soon text is there in a stream, against how much a model hears around it; not whisper's."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Whisper's."""
+    chunk_level: Literal["none", "segment", "word"] = "segment"
+    """Whisper's: what its `chunks` are."""
+    prompt: str = ""
+    """Whisper's: names and spellings to expect."""
+    diarize: Annotated[bool, BeforeValidator(_alone)] = False
+    """Whisper's; refused where it is true."""
+
+
+class Submitted(BaseModel):
+    """How a request is to be told of."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    fal_webhook: str | None = None
+    """Where the output is posted."""
+
+
+class Upload(BaseModel):
+    """What a client tells of a file before it sends it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    content_type: str = "application/octet-stream"
+    """What it is; nobody here goes by it."""
+    file_name: str = ""
+    """As its client calls it."""
+
+
+class Logged(BaseModel):
+    """How a status is to be told."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    logs: bool | None = None
+    """With what happened so far."""
+
+
+class Signed(BaseModel):
+    """What an address to upload to has."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    owner: str | None = None
+    """Whose file it is."""
+    until: int
+    """Unix time until which the address is good."""
+    signature: str
+    """This server's."""
+
+
+class Everything(Submitted, Logged, Upload):
+    """What the calls behind the proxy read."""
+
+
+@closed
+class Output(TypedDict):
+    """What the ASR applications give."""
+
+    output: str
+    partial: bool
+
+
+@closed
+class Chunk(TypedDict):
+    """A segment, or a word."""
+
+    timestamp: list[float]
+    """Start and end in seconds."""
+    text: str
+
+
+@closed
+class WhisperOutput(TypedDict):
+    """What fal-ai/whisper gives."""
+
+    text: str
+    chunks: list[Chunk]
+    inferred_languages: list[str]
+    diarization_segments: list[dict[str, object]]
+
+
+@closed
+class PartialText(TypedDict):
+    """fal-ai/whisper's text so far."""
+
+    text: str
+    partial: bool
+
+
+@closed
+class Wrong(TypedDict):
+    """What is wrong with a field."""
+
+    loc: list[str]
+    msg: str
+    type: str
+
+
+@closed
+class Detail(TypedDict):
+    """An error."""
+
+    detail: str | list[Wrong]
+
+
+@closed
+class Broken(TypedDict):
+    """An error in a stream."""
+
+    error: dict[str, str]
+    detail: str
+
+
+@closed
+class LogLine(TypedDict):
+    """What happened to a request."""
+
+    message: str
+    level: str
+    source: str
+    timestamp: str
+
+
+@closed
+class StatusDocument(TypedDict):
+    """Where a request stands."""
+
+    status: Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+    request_id: str
+    gateway_request_id: str
+    response_url: str
+    status_url: str
+    cancel_url: str
+    logs: list[LogLine] | None
+    queue_position: NotRequired[int]
+    metrics: NotRequired[dict[str, float]]
+    error: NotRequired[str]
+    error_type: NotRequired[str]
+
+
+@closed
+class Cancelling(TypedDict):
+    """What became of a cancellation."""
+
+    status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED"]
+
+
+@closed
+class Addresses(TypedDict):
+    """Where a file is put, and where it is then."""
+
+    upload_url: str
+    file_url: str
+
+
+@closed
+class Put(TypedDict):
+    """Where a file is."""
+
+    file_url: str
+
+
+@closed
+class Stored(TypedDict):
+    """Where a file is."""
+
+    access_url: str
+
+
+@closed
+class Token(TypedDict):
+    """What uploads are made with."""
+
+    token: str
+    token_type: str
+    base_url: str
+    expires_at: str
+
+
+@closed
+class Jwks(TypedDict):
+    """Public keys as RFC 7517 has them."""
+
+    keys: list[dict[str, str]]
+
+
+_REFUSED = {
+    status: answer(told, Detail)
+    for status, told in {
+        400: "not as it should be",
+        401: "no key, or none that is known here",
+        403: "the key may not, or a web page sent it",
+        404: "nothing here by that name",
+        408: "the body came too slowly",
+        410: "the request was cancelled",
+        413: "too large",
+        422: "the input is wrong",
+        500: "the server failed",
+        503: "busy, or being stopped",
+        507: "no room",
+    }.items()
+}
+
+_APP = {"app": "the application's id"}
+_REQUEST = _APP | {"id": "the request's id"}
+_FILE = {"id": "the file's id", "name": "its name"}
+
+_OUTPUT = answer("the output", Output | WhisperOutput)
+_STREAM = Answer(
+    "the text so far with each segment, then the output",
+    {"text/event-stream": Events({"": Output | PartialText | WhisperOutput | Broken})},
+)
 
 
 # Answers ----------------------------------------------------------------------------------------------
@@ -254,6 +486,22 @@ def _heard(serving: Services, job: JobRequest, media: Spool | None) -> AsyncGene
 # Run, stream and the queue ----------------------------------------------------------------------------
 
 
+@operation(
+    "Submit a request to an application",
+    path=_APP,
+    query=Submitted,
+    headers={
+        "x-fal-queue-priority": "`low`: behind others",
+        "Idempotency-Key": "done once",
+    },
+    body=Fields(Asked),
+    answers={
+        200: answer(
+            "the request in line; on the host fal.run its output", StatusDocument | Output | WhisperOutput
+        )
+    },
+    refusals=_REFUSED,
+)
 @_told
 async def submit(request: Request) -> Response:
     """POST on an application: a job on the queue's host, an answer on the other one."""
@@ -273,6 +521,7 @@ async def submit(request: Request) -> Response:
     return JSONResponse(await _status(request, kept, logs=False), headers=_id(kept))
 
 
+@operation("Run an application", path=_APP, body=Fields(Asked), answers={200: _OUTPUT}, refusals=_REFUSED)
 @_told
 async def run(request: Request) -> Response:
     return await _run(request)
@@ -286,6 +535,9 @@ async def _run(request: Request) -> Response:
     return JSONResponse(output(job, transcript), headers=notice(serving.choose(job.listen)))
 
 
+@operation(
+    "Run an application, streamed", path=_APP, body=Fields(Asked), answers={200: _STREAM}, refusals=_REFUSED
+)
 @_told
 async def stream(request: Request) -> Response:
     """The text so far with each segment, then the whole output."""
@@ -318,6 +570,13 @@ async def _partial(events: AsyncIterator[Event], job: JobRequest) -> AsyncIterat
         yield sse.data({"error": {"message": str(error)}, "detail": str(error)})
 
 
+@operation(
+    "Where a request stands",
+    path=_REQUEST,
+    query=Logged,
+    answers={200: answer("it is done", StatusDocument), 202: answer("it is not done", StatusDocument)},
+    refusals=_REFUSED,
+)
 @_told
 async def job_status(request: Request) -> Response:
     job = await _find(request)
@@ -325,6 +584,13 @@ async def job_status(request: Request) -> Response:
     return JSONResponse(document, 200 if job.is_finished else 202, _id(job))
 
 
+@operation(
+    "Where a request stands, whenever it changes",
+    path=_REQUEST,
+    query=Logged,
+    answers={200: Answer("statuses", {"text/event-stream": Events({"": StatusDocument | Broken})})},
+    refusals=_REFUSED,
+)
 @_told
 async def status_stream(request: Request) -> Response:
     """A status whenever it changes, the last one COMPLETED."""
@@ -354,6 +620,7 @@ async def status_stream(request: Request) -> Response:
     return sse.stream(changes(), written, go_whisper=False, headers=_id(job))
 
 
+@operation("A request's output", path=_REQUEST, answers={200: _OUTPUT}, refusals=_REFUSED)
 @_told
 async def result(request: Request) -> Response:
     jobs, job = services(request).jobs, await _find(request)
@@ -369,6 +636,15 @@ async def result(request: Request) -> Response:
     return JSONResponse(told, headers=_id(job))
 
 
+@operation(
+    "Cancel a request",
+    path=_REQUEST,
+    answers={
+        202: answer("it will end", Cancelling),
+        400: answer("it has ended, or is not as it should be", Cancelling | Detail),
+    },
+    refusals=_REFUSED,
+)
 @_told
 async def cancel(request: Request) -> Response:
     jobs, job = services(request).jobs, await _find(request)
@@ -447,13 +723,12 @@ class _Place:
         return f"/files/b/{self.id}/{self.name}"
 
 
-class Upload(BaseModel):
-    """What a client tells of a file before it sends it."""
-
-    content_type: str = "application/octet-stream"
-    file_name: str = ""
-
-
+@operation(
+    "Where a file may be put",
+    body=Fields(Upload, required=False),
+    answers={200: answer("its addresses", Addresses)},
+    refusals=_REFUSED,
+)
 @_told
 async def initiate(request: Request) -> Response:
     """Where a file may be put, and where it is then; the first without a key, for a while."""
@@ -474,6 +749,14 @@ def _new_place(name: str) -> _Place:
     return _Place("w" + secrets.token_hex(16), _NAME.sub("_", name)[-100:].strip(".") or "file")
 
 
+@operation(
+    "Put a file",
+    path=_FILE,
+    query=Signed,
+    body=Raw("application/octet-stream"),
+    answers={200: answer("where it is", Put)},
+    refusals=_REFUSED,
+)
 @_told
 async def put(request: Request) -> Response:
     """A file, at the address that it was given."""
@@ -483,15 +766,15 @@ async def put(request: Request) -> Response:
 
 
 def _signed(request: Request) -> tuple[_Place, str]:
-    """What an address of `initiate` is for, and whose it is. Raises NoKey."""
+    """What an address of `initiate` is for, and whose it is. Raises Refused."""
     place = _Place(request.path_params["id"], request.path_params["name"])
     query = request.query_params
     who, until = query.get("owner", ""), query.get("until", "")
     signer = services(request).jobs.signer
     if not signer.is_signed(query.get("signature", ""), "upload", place.id, place.name, who, until):
-        raise errors.NoKey("this address was not given by this server")
+        raise errors.Refused("this address was not given by this server")
     if int(until) < time.time():
-        raise errors.NoKey("the time of this address is over; ask for another one")
+        raise errors.Refused("the time of this address is over; ask for another one")
     return place, who
 
 
@@ -510,6 +793,7 @@ async def _kept(request: Request, place: _Place, who: str) -> None:
         await serving.jobs.keep_file(spool, place.name, kind[:100], who, place.id)
 
 
+@operation("A token for uploads", answers={200: answer("the token", Token)}, refusals=_REFUSED)
 @_told
 async def token(request: Request) -> Response:
     """A key for uploads, as the Python client asks for it."""
@@ -520,6 +804,13 @@ async def token(request: Request) -> Response:
     return JSONResponse({"token": lent, "token_type": "Bearer", "base_url": base, "expires_at": expires})
 
 
+@operation(
+    "Store a file",
+    headers={"x-fal-file-name": "its name"},
+    body=Raw("application/octet-stream"),
+    answers={200: answer("where it is", Stored)},
+    refusals=_REFUSED,
+)
 @_told
 async def upload(request: Request) -> Response:
     """A file, by whoever has a key."""
@@ -528,6 +819,15 @@ async def upload(request: Request) -> Response:
     return JSONResponse({"access_url": public_base(request) + place.path()})
 
 
+@operation(
+    "A stored file",
+    path=_FILE,
+    answers={
+        200: Answer("the file", {"application/octet-stream": bytes}),
+        206: Answer("a part of it", {"application/octet-stream": bytes}),
+    },
+    refusals=_REFUSED,
+)
 @_told
 async def file(request: Request) -> Response:
     """A stored file, for whoever has its address."""
@@ -540,6 +840,9 @@ async def file(request: Request) -> Response:
     )
 
 
+@operation(
+    "The keys that webhooks are signed with", answers={200: answer("public keys", Jwks)}, refusals=_REFUSED
+)
 @_told
 async def jwks(request: Request) -> Response:
     """The keys that webhooks are signed with."""
@@ -579,6 +882,19 @@ class App(Route):
         return (match, child) if is_known else (Match.NONE, {})
 
 
+@operation(
+    "Any of these calls, by the address that a header names",
+    headers={"x-fal-target-url": "the address at fal that the call is for"},
+    query=Everything,
+    body=Raw("application/json"),
+    answers={
+        200: Answer("as the call itself", {"application/json": Any, "text/event-stream": Events({"": Any})}),
+        202: answer("as the call itself", Any),
+        204: Answer("as the call itself", {}),
+        400: answer("as the call itself", Any),
+    },
+    refusals=_REFUSED,
+)
 @_told
 async def proxy(request: Request) -> Response:
     """Every call of a client whose proxy this is; the address that it means is in a header."""

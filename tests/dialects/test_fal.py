@@ -228,8 +228,8 @@ def test_what_is_wrong_is_told_as_a_list(client: httpx.Client, given: object, pl
 def test_an_upload_address_is_good_for_its_file_alone(client: httpx.Client, server: Server) -> None:
     told = client.post("/storage/upload/initiate", json={"content_type": "audio/wav", "file_name": "a.wav"})
     address = told.json()["upload_url"]
-    assert httpx.put(address.replace("/a.wav", "/b.wav"), content=b"x").status_code == 401
-    assert httpx.put(address + "0", content=b"x").status_code == 401
+    assert httpx.put(address.replace("/a.wav", "/b.wav"), content=b"x").status_code == 403
+    assert httpx.put(address + "0", content=b"x").status_code == 403
     assert httpx.put(address, content=TWO).status_code == 200
     found = httpx.get(told.json()["file_url"])
     assert found.content == TWO
