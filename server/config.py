@@ -211,6 +211,9 @@ class Config(BaseModel):
         {},
         description="The same for some models, by id; and short_context: encode sound at its own length.",
     )
+    speaker_threshold: float = Field(
+        0.5, ge=-1, le=1, description="Likeness from which a voice is one that the request knows, -1 to 1."
+    )
     streams: int = Field(16, ge=1, description="Media read at the same time; more wait in line.")
     readers: int = Field(2, ge=0, description="Reader processes kept warm, ready for the next media.")
     queue: int = Field(64, ge=0, description="Requests that may wait in line; more are refused as busy.")

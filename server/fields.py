@@ -6,7 +6,7 @@ A bad field refuses at once, before the rest of a large file has come. Files go 
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
@@ -60,7 +60,7 @@ class Form(Generic[Asked]):
     """A multipart form whose fields are those of the pydantic model `asked`.
 
     `check` is called after each field with what is known so far, and may refuse it. `instead` names a field
-    that may stand in the file's place.
+    that may stand in the file's place; `sizes`: bytes of fields that may be larger than others.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Form(Generic[Asked]):
         *,
         file_needed: bool = True,
         instead: str = "",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.file_name = ""
         """As the client calls its file."""
@@ -80,6 +81,7 @@ class Form(Generic[Asked]):
         self._check = check
         self._file_field = file_field
         self._instead = instead
+        self._sizes = sizes or {}
         self._known = {file_field, *type(asked).model_fields}
         self._seen: set[str] = set()
         self._file_needed = file_needed
@@ -182,8 +184,9 @@ class Form(Generic[Asked]):
         if self._part.is_unknown:
             return
         self._part.data += data
-        if len(self._part.data) > _LARGEST_FIELD:
-            raise BadField(f"the field is larger than {_LARGEST_FIELD:,} bytes", self._part.name[:80])
+        largest = self._sizes.get(self._part.name, _LARGEST_FIELD)
+        if len(self._part.data) > largest:
+            raise BadField(f"the field is larger than {largest:,} bytes", self._part.name[:80])
 
     def _finish(self) -> None:
         part = self._part

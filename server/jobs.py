@@ -39,6 +39,7 @@ from server.types import (
     Progress,
     Segment,
     Started,
+    TellingApart,
     Transcript,
     Waiting,
 )
@@ -584,6 +585,9 @@ class Jobs:
             events = await stack.enter_async_context(aclosing(self._media(job)))
             async for event in events:
                 match event:
+                    case Segment() if job.request.listen.diarize:
+                        # Events have numbers, and with their speakers segments are other ones.
+                        self._note(live, event)
                     case Started() | Segment():
                         seen += 1
                         if seen > begun:  # else it was told before, by a try that had to wait
@@ -594,8 +598,12 @@ class Jobs:
                     case Waiting(reason):
                         live.waiting = reason
                         live.say(reason)
+                    case TellingApart(share):
+                        live.waiting = f"telling speakers apart: {share:.0%}"
                     case Done():
                         transcript = event.transcript
+                        if job.request.listen.diarize:
+                            live.events += transcript.segments
                 live.tell()
         assert transcript, "events end with Done"
         return transcript

@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 SHARE = 0.75
 """Of the machine's memory, or the container's, or the cards': the budget where none is set."""
 
-_OVERHEAD = 150 << 20
-"""Bytes that a worker takes beside the weights, until it has been measured."""
-
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -371,7 +368,7 @@ def _heard(loading: asyncio.Task[None]) -> None:
 
 def _estimate(model: ModelInfo) -> int:
     """Bytes of one worker, before anybody has seen one."""
-    return model.size + _OVERHEAD
+    return model.size + model.overhead
 
 
 def _size(residence: Residence) -> int:

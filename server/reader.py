@@ -6,6 +6,7 @@ one stream at a time. It blocks while we do not take its windows, so a film need
 
 import asyncio
 import dataclasses
+import errno
 import io
 import itertools
 import logging
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -68,6 +69,7 @@ class Open(msgspec.Struct, tag=True):
     by_channel: bool = False
     channels: dict[int, tuple[float, float]] = {}
     """`resume_at` and `overlapped` of those channels that have had windows."""
+    record: str | None = None
 
 
 class Grown(msgspec.Struct, tag=True):
@@ -95,6 +97,10 @@ class Reached(msgspec.Struct, tag=True):
     at: float
 
 
+class Recorded(msgspec.Struct, tag=True):
+    """From the reader: the media's whole sound is in its file."""
+
+
 class Ended(msgspec.Struct, tag=True):
     end: MediaEnd
 
@@ -107,7 +113,7 @@ class Refused(msgspec.Struct, tag=True):
 
 
 ToReader = Open | Grown
-FromReader = Ready | Opened | Cut | Reached | Ended | Refused
+FromReader = Ready | Opened | Cut | Reached | Recorded | Ended | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,16 @@ class Position:
     """All sound before this second has been read."""
 
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A file into which a media's sound goes as float32 samples while it is being read."""
+
+    path: Path
+    """An empty file."""
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set as soon as all of it is there, mostly long before all windows have been taken."""
 
 
 Reading = MediaInfo | Window | Position | MediaEnd
@@ -186,11 +202,13 @@ class Readers:
         start: float = 0.0,
         end: float | None = None,
         by_channel: bool = False,
+        recording: Recording | None = None,
     ) -> AsyncGenerator[Reading]:
         """The windows of a media, while its body may still be arriving; `raw`: of samples without a header.
 
         `start`, `end`: seconds of the media between which it is heard. `by_channel`: each channel has its own
-        windows; those of different channels come as they are decided.
+        windows; those of different channels come as they are decided. `recording`: where the sound up to
+        `end`, of all channels mixed, is to go as well.
 
         Raises BadMedia, TooLarge (more sound than allowed) or Busy (the line is full). A reader that dies
         is replaced once and goes on after the last window; closing the iterator early ends the work.
@@ -198,12 +216,17 @@ class Readers:
         order = Open(
             str(spool.path), 0, False, shape, self._longest, audio_track, raw, start, end, 0, 0.0, by_channel
         )
+        order.record = str(recording.path) if recording else None
         async with self._place():
             deaths = 0
             while True:
                 try:
                     async with aclosing(self._read_once(spool, order, fresh=deaths > 0)) as reading:
                         async for item in reading:
+                            if isinstance(item, Recorded):
+                                if recording:
+                                    recording.whole.set()
+                                continue
                             if isinstance(item, Window):
                                 order = _after(order, item)
                             if not (deaths and isinstance(item, MediaInfo)):
@@ -237,7 +260,7 @@ class Readers:
         finally:
             self._places.release()
 
-    async def _read_once(self, spool: Spool, order: Open, fresh: bool) -> AsyncGenerator[Reading]:
+    async def _read_once(self, spool: Spool, order: Open, fresh: bool) -> AsyncGenerator[Reading | Recorded]:
         # After a death a new process, for whatever killed the last one may have killed idle ones too.
         child = await (self._add() if fresh else self._take())
         finished = False
@@ -314,7 +337,7 @@ class Readers:
             self._idle.remove(child)
 
 
-async def _items(child: Child[FromReader], spool: Spool, stall: float) -> AsyncIterator[Reading]:
+async def _items(child: Child[FromReader], spool: Spool, stall: float) -> AsyncIterator[Reading | Recorded]:
     while True:
         match await _next(child, spool, stall):
             case Opened(info):
@@ -323,6 +346,8 @@ async def _items(child: Child[FromReader], spool: Spool, stall: float) -> AsyncI
                 yield window
             case Reached(at):
                 yield Position(at)
+            case Recorded() as recorded:
+                yield recorded
             case Ended(end):
                 yield end
                 return
@@ -427,6 +452,7 @@ def main() -> None:
     """A reader process: warm up, then read one stream after the other."""
     # Only here, in the child: the server's own process never loads a decoder.
     from server import media, windows
+    from server.recording import Recorder
 
     def read(order: Open, file: Growing) -> Iterator[FromReader]:
         cutters: dict[int | None, windows.Cutter] = {}
@@ -436,18 +462,25 @@ def main() -> None:
             sound, order.audio_track, order.longest, order.raw, by_channel=order.by_channel
         ) as opened:
             yield Opened(opened.info)
-            told = 0.0
-            for block in opened.blocks(order.until):
+            blocks = opened.blocks(order.until)
+            recorder = Recorder(blocks, Path(order.record)) if order.record else None
+            told, recorded = 0.0, recorder is None
+            for block in recorder.blocks() if recorder else blocks:
                 channel = block.channel
                 if channel not in cutters:
                     activity = windows.VoiceActivity() if channel else voice
                     cutters[channel] = windows.Cutter(order.shape, resume(order, channel), activity)
                 for window in cutters[channel].feed(block):
                     yield Cut(dataclasses.replace(window, index=next(numbers), channel=channel))
+                if recorder and not recorded and recorder.complete:
+                    recorded = True
+                    yield Recorded()
                 position = min(cutter.position for cutter in cutters.values())
                 if position >= told + _TELL:
                     told = position
                     yield Reached(told)
+            if not recorded:
+                yield Recorded()
             for channel, cutter in cutters.items():
                 for window in cutter.finish():
                     yield Cut(dataclasses.replace(window, index=next(numbers), channel=channel))
@@ -478,6 +511,10 @@ def _orderly(messages: Iterator[FromReader]) -> Iterator[FromReader]:
         yield from messages
     except errors.SpeechError as error:
         yield Refused(type(error).__name__, str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        yield Refused("NoSpace", "the disk of this server is full; nothing was kept")
     except MemoryError:
         yield Refused("Undecodable", "decoding this media needs more memory than this server allows")
 

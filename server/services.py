@@ -7,9 +7,10 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from server import catalogue, jobs, models, speak, spool, transcribe
+from server import catalogue, diarize, jobs, models, pipelines, speak, spool, transcribe
 from server.config import Config
 from server.conversions import Conversions
+from server.diarizers import Diarizers
 from server.encoder import Encoder
 from server.errors import ModelNotFound, SpeechError, Starting
 from server.keys import Keys
@@ -17,7 +18,7 @@ from server.memory import Loader, Memory, megabytes
 from server.metrics import Metrics
 from server.placement import Placement
 from server.pull import Pulling, Pulls
-from server.reader import Readers
+from server.reader import Readers, Recording
 from server.runners import Residence, Runner, local
 from server.speaker import Speakers
 from server.spool import Spool
@@ -37,6 +38,8 @@ class Services:
     voices: Voices
     speakers: Speakers
     encoder: Encoder
+    pipelines: pipelines.Pipelines
+    diarizers: Diarizers
     jobs: jobs.Jobs
     placement: Placement
     metrics: Metrics
@@ -53,7 +56,7 @@ class Services:
             self.encoder.start(),
         )
         for name in dict.fromkeys(self.config.pinned + self.config.preload):
-            await self.memory.load(self.models.find(name))
+            await self.memory.load(self.find(name))
         self.warm.set()
 
     def check_ready(self) -> None:
@@ -61,6 +64,17 @@ class Services:
         if not self.warm.is_set():
             raise Starting
         self.models.installed()
+
+    def find(self, name: str) -> ModelInfo:
+        """The model of that name that is to be loaded, be it one that hears or one that tells speakers apart.
+
+        Raises ModelNotFound and ModelBroken.
+        """
+        return self.pipelines.find(name) if self.pipelines.named(name) else self.models.find(name)
+
+    def named(self, name: str, *, aliases: bool = True) -> ModelInfo:
+        """The same, also where it cannot be loaded. Raises ModelNotFound."""
+        return self.pipelines.named(name) or self.models.named(name, aliases=aliases)
 
     def choose(self, listen: Listen) -> ModelInfo | None:
         """The model that is to hear this; None where it is not here and will be pulled at its first use.
@@ -77,20 +91,42 @@ class Services:
     async def transcribe(
         self, listen: Listen, media: Spool, *, background: bool = False
     ) -> AsyncGenerator[Event]:
-        """Events of one media; see transcribe.py. A model that is to be pulled is pulled first.
+        """Events of one media; see transcribe.py and, where speakers are wanted, diarize.py.
 
-        `background`: nobody waits for it at the other end of a line, so its windows come after others'.
+        A model that is to be pulled is pulled first. `background`: nobody waits for it at the
+        other end of a line, so its windows come after others'.
         """
         if self.choose(listen) is None:
             async for waiting in self._pulled(listen.model):
                 yield waiting
+        hear = partial(self._hear, media, background=background)
+        if listen.diarize:
+            pipeline = self.pipelines.find(listen.diarize.model)
+            folder = self.config.spool_folder
+            threshold = self.config.speaker_threshold
+            events = diarize.diarize(
+                listen, pipeline, hear, self.readers, self.memory, self.diarizers, folder, threshold
+            )
+        else:
+            events = hear(listen)
         model = transcribe.choose(self.models, listen)
-        events = transcribe.transcribe(
-            listen, media, self.models, self.readers, self.memory, self.runner, background=background
-        )
         async with aclosing(self.metrics.heard(model.id, events)) as events:
             async for event in events:
                 yield event
+
+    def _hear(
+        self, media: Spool, listen: Listen, recording: Recording | None = None, *, background: bool
+    ) -> AsyncGenerator[Event]:
+        return transcribe.transcribe(
+            listen,
+            media,
+            self.models,
+            self.readers,
+            self.memory,
+            self.runner,
+            background=background,
+            recording=recording,
+        )
 
     async def transcribe_url(self, listen: Listen, url: str) -> AsyncGenerator[Event]:
         """The same for a media that is fetched while it is heard, or that a client stored here."""
@@ -196,8 +232,9 @@ def _made(config: Config) -> Services:
         on_death=metrics.died,
     )
     speakers = Speakers(empty, threads=config.threads, queue=config.queue, timeout=config.window_timeout)
+    diarizers = Diarizers(empty, threads=config.threads)
     memory = Memory(
-        _Both(runner, speakers),
+        _Every(runner, speakers, diarizers),
         budget=config.memory,
         keep_alive=config.keep_alive,
         keep_alive_of=config.keep_alive_of,
@@ -222,36 +259,47 @@ def _made(config: Config) -> Services:
         voices=voices,
         speakers=speakers,
         encoder=Encoder(empty),
+        pipelines=pipelines.Pipelines(config.model_folder),
+        diarizers=diarizers,
         jobs=jobs.Jobs(config, runner.slots),
         placement=placement,
         metrics=metrics,
     )
 
 
-class _Both:
-    """What holds models in memory: those that hear and those that speak."""
+class _Every:
+    """What holds models in memory: those that hear, that speak, and that tell speakers apart."""
 
-    def __init__(self, runner: Runner, speakers: Speakers) -> None:
+    def __init__(self, runner: Runner, speakers: Speakers, diarizers: Diarizers) -> None:
         self._runner = runner
         self._speakers = speakers
+        self._diarizers = diarizers
 
     @property
     def slots(self) -> int:
         return self._runner.slots
 
     async def load(self, model: ModelInfo, slots: int | None = None) -> None:
-        holder: Loader = self._speakers if model.engine in engines_here() else self._runner
-        await holder.load(model, slots)
+        await self._holder(model).load(model, slots)
 
     async def unload(self, model: str) -> None:
-        await self._runner.unload(model)
-        await self._speakers.unload(model)
+        for holder in self._holders:
+            await holder.unload(model)
 
     def loaded(self) -> tuple[Residence, ...]:
-        return self._runner.loaded() + self._speakers.loaded()
+        return tuple(residence for holder in self._holders for residence in holder.loaded())
 
     async def stop(self) -> None:
-        await asyncio.gather(self._runner.stop(), self._speakers.stop())
+        await asyncio.gather(*(holder.stop() for holder in self._holders))
+
+    @property
+    def _holders(self) -> tuple[Loader, ...]:
+        return self._runner, self._speakers, self._diarizers
+
+    def _holder(self, model: ModelInfo) -> Loader:
+        if model.engine == pipelines.ENGINE:
+            return self._diarizers
+        return self._speakers if model.engine in engines_here() else self._runner
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from server.channels import Merging
 from server.errors import BadField, BadRequest, UnsupportedLanguage
 from server.memory import Memory
 from server.models import Models
-from server.reader import Position, Readers, Reading
+from server.reader import Position, Readers, Reading, Recording
 from server.runners import Runner, Unit
 from server.spool import Spool
 from server.stitching import Stitcher
@@ -109,15 +109,18 @@ async def transcribe(
     runner: Runner,
     *,
     background: bool = False,
+    recording: Recording | None = None,
 ) -> AsyncGenerator[Event]:
     """Started, then Segments and Progress in order, then Done; Waiting before, where the model has to load.
 
+    `recording`: where the media's whole sound is to go meanwhile.
     Raises what `errors` lists: ModelNotFound and bad requests before anything is read, BadMedia and failures
     of the machinery whenever they show. Closing the iterator stops all work for this media.
     """
     model = choose(models, listen)
     check(model, listen)
-    async with aclosing(_Hearing(listen, model, memory, runner, background).events(readers, spool)) as events:
+    hearing = _Hearing(listen, model, memory, runner, background)
+    async with aclosing(hearing.events(readers, spool, recording)) as events:
         async for event in events:
             yield event
 
@@ -186,8 +189,10 @@ class _Hearing:
         self._guards: list[Guard] = []
         self._engine = ""
 
-    async def events(self, readers: Readers, spool: Spool) -> AsyncGenerator[Event]:
-        self._begin(self._feed(readers, spool))
+    async def events(
+        self, readers: Readers, spool: Spool, recording: Recording | None = None
+    ) -> AsyncGenerator[Event]:
+        self._begin(self._feed(readers, spool, recording))
         try:
             info = await self._next()
             assert isinstance(info, MediaInfo), "a reading begins with the media's info"
@@ -274,7 +279,7 @@ class _Hearing:
             raise step
         return step
 
-    async def _feed(self, readers: Readers, spool: Spool) -> None:
+    async def _feed(self, readers: Readers, spool: Spool, recording: Recording | None) -> None:
         """Hand the windows to the runner as they come, at most a few ahead of what has been heard."""
         try:
             listen = self._listen
@@ -286,6 +291,7 @@ class _Hearing:
                 start=listen.start,
                 end=listen.end,
                 by_channel=listen.by_channel,
+                recording=recording,
             )
             async with aclosing(reading):
                 async for item in reading:

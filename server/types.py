@@ -38,6 +38,8 @@ class Word:
     end: float
     probability: float | None = None
     """0 to 1; None where the engine gives none."""
+    speaker: str | None = None
+    """Who says it; None where nobody was asked to tell speakers apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,15 @@ class Segment:
     channel: int | None = None
     """Of the media, counted from 0; None where channels were mixed."""
 
+    speaker: str | None = None
+    """Who says it; None where nobody knows."""
+    speaker_certain: bool = True
+    """Whether one of the speaker's turns is heard in it, or near."""
+    overlap: bool = False
+    """Whether somebody else is heard for over half of it."""
+    turn: bool | None = None
+    """Whether somebody else begins to speak with it; None where nobody was asked."""
+
     def spaced_words(self) -> Iterator[Word]:
         """The words with the spaces that the text has before them, as Whisper's own tools give them."""
         at = 0
@@ -93,8 +104,66 @@ class Segment:
             at = begin if found < 0 else found + len(word.text)
             yield replace(word, text=space + word.text)
 
-    speaker: str | None = None
-    """Who says it; None where nobody was asked to tell speakers apart."""
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A stretch in which one speaker is heard."""
+
+    start: float
+    end: float
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diarized:
+    """Who spoke when in one media."""
+
+    turns: tuple[Turn, ...]
+    """In order of their starts; those of different speakers may overlap."""
+    exclusive: tuple[Turn, ...]
+    """The same with one speaker at a time, the dominant one."""
+    embeddings: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """A vector of each speaker's voice; none where too little of it was heard."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """How like each speaker is to the known voice whose name he has, -1 to 1."""
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """By their first turn."""
+        return tuple(dict.fromkeys(turn.speaker for turn in self.turns))
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerCount:
+    """What a client knows of the number of speakers; None: nothing."""
+
+    exactly: int | None = None
+    least: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVoice:
+    """A person whose voice a client knows."""
+
+    name: str
+    sample: bytes = field(repr=False)
+    """A media in which nobody else speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diarize:
+    """How speakers are to be told apart."""
+
+    model: str = ""
+    """The pipeline; empty: the best that is installed."""
+    speakers: SpeakerCount = SpeakerCount()
+    embeddings: bool = False
+    """Whether the vectors of voices are wanted: they identify people."""
+    known: tuple[KnownVoice, ...] = ()
+    """Voices that are to be called by their names."""
+    threshold: float | None = None
+    """Likeness from which a voice is one of those, -1 to 1; None: as configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +217,8 @@ class Listen:
     """Seconds of the media that are passed over at its start; times still count from there."""
     end: float | None = None
     """Seconds from the start of the media after which nothing is heard; None: all of it is."""
+    diarize: Diarize | None = None
+    """None: nobody asks who speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +388,8 @@ class ModelInfo:
     """Of the whole file, in hex; empty while nobody has computed it."""
     capabilities: tuple[str, ...] = ()
     """Of "translate" into English, "diarize" by turns of speakers, "words" with times."""
+    overhead: int = 150 << 20
+    """Bytes that a process takes beside the weights, until it has been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +511,8 @@ class Transcript:
     """Probability of each language, where it was detected."""
     engine: str = ""
     """Name of the file in `engines/` that heard it; empty where nothing had to be heard."""
+    diarized: Diarized | None = None
+    """Who spoke when; None where nobody asked. Segments and words have their speakers where it is there."""
 
     @property
     def text(self) -> str:
@@ -474,6 +549,8 @@ class Style:
     """The languages that were heard, in json."""
     count_tokens: bool = False
     """Usage counted in tokens instead of seconds, in json."""
+    speakers: bool = False
+    """Who speaks, in formats that have a column for it."""
     name: str = "audio"
     """The media's name, in formats that have a place for it."""
 
@@ -511,13 +588,21 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class TellingApart:
+    """How far the work is that tells speakers apart; it goes on beside the transcription and after it."""
+
+    share: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Last event."""
 
     transcript: Transcript
 
 
-Event = Waiting | Started | Segment | Progress | Done
+Event = Waiting | Started | Segment | Progress | TellingApart | Done
 
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]

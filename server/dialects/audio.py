@@ -1,13 +1,16 @@
-"""/v1/audio/transcriptions and /translations: one route that OpenAI's and go-whisper's clients share.
+"""/v1/audio/transcriptions, /translations and /diarize: routes that OpenAI's and go-whisper's clients share.
 
 The query `?stream=` asks for go-whisper's events, the form field `stream` for OpenAI's; the query wins. The
 format is chosen by `response_format` alone, never by Accept, which real clients fill with anything.
 """
 
+import base64
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal, NotRequired
 
 import msgspec
@@ -21,22 +24,27 @@ from typing_extensions import TypedDict
 from server import config, deferred, errors, fields, formats, languages, sse, transcribe
 from server.config import KeepAlive
 from server.dialects import Problem, document, notice, problem, refusals, services, v1
+from server.formats import diarized_json, verbose_json
 from server.formats import json as json_format
-from server.formats import verbose_json
+from server.formats.diarized_json import DiarizedJson, DiarizedSegment
 from server.openapi import Answer, Events, Upload, answer, closed, operation
 from server.services import Services
 from server.spool import spooled
 from server.types import (
     Activity,
+    Diarize,
     Done,
     Event,
     JobRequest,
+    KnownVoice,
     Listen,
     ModelInfo,
     Segment,
+    SpeakerCount,
     Started,
     Style,
     Task,
+    TellingApart,
     Transcript,
     Waiting,
 )
@@ -53,23 +61,46 @@ _COUNTS_TOKENS = "gpt-"
 _GO = "multipart/form-data"
 """What go-whisper's client sends as `Accept`, and nobody else. No other Accept says what is wanted."""
 
-_FORMATS = {
-    "type": "string",
-    "enum": [name for name in formats.names() if not formats.needs_speakers(name)],
-}
+_FORMATS = {"type": "string", "enum": list(formats.names())}
+
+_LARGEST_SAMPLE = 1 << 22
+"""Bytes of a voice's sample as it is sent: ten seconds of any sound, encoded."""
+
+_LONGEST_NAME = 64
+
+_MOST_KNOWN = 4
+"""Known speakers: OpenAI's bound."""
+
+_MOST_SPEAKERS = 20
+
+_NUMBERED = re.compile(r"SPEAKER_\d+")
+
+_DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]+)*?;base64,(?P<data>.*)", re.DOTALL)
 
 
 def _format(value: object) -> object:
-    if value == "diarized_json":
-        raise ValueError(
-            "diarized_json tells who speaks, and this server cannot tell speakers apart; verbose_json has "
-            "the segments without their speakers"
-        )
     if value not in formats.names():
         raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(formats.names()))
-    if formats.needs_speakers(str(value)):
-        raise ValueError(f"{value} tells who speaks, and nobody here tells speakers apart")
     return value
+
+
+def _sample(value: object) -> bytes:
+    """The bytes of a data URL."""
+    if isinstance(value, bytes):
+        return value
+    if not (found := _DATA_URL.fullmatch(str(value).strip())):
+        raise ValueError("a sample must be a data URL (data:audio/wav;base64,…)")
+    try:
+        return base64.b64decode(found["data"], validate=True)
+    except ValueError as error:
+        raise ValueError("the data URL has no valid base64") from error
+
+
+def _speaker_name(value: object) -> str:
+    name = " ".join(str(value).split())
+    if not name or len(name) > _LONGEST_NAME or _NUMBERED.fullmatch(name):
+        raise ValueError(f"a speaker's name has 1 to {_LONGEST_NAME} characters and is none of SPEAKER_00 …")
+    return name
 
 
 def _code(value: object) -> str:
@@ -90,6 +121,10 @@ def _strategy(value: object) -> object:
     if value == "auto" or not isinstance(value, str):
         return value
     raise ValueError(f'"{value[:40]}" is neither "auto" nor an object of type "server_vad"')
+
+
+_Name = Annotated[str, BeforeValidator(_speaker_name)]
+_Sample = Annotated[bytes, BeforeValidator(_sample), WithJsonSchema({"type": "string"})]
 
 
 class ServerVad(BaseModel):
@@ -133,14 +168,31 @@ class Asked(BaseModel):
     """Of sampling; 0 is greedy, and raised by itself where the result is poor."""
     timestamp_granularities: tuple[Literal["segment", "word"], ...] = ()
     """`word` adds the times of words to verbose_json."""
-    include: tuple[Literal["logprobs"], ...] = ()
-    """`logprobs` adds the probabilities of tokens to json, verbose_json and OpenAI's events."""
+    include: tuple[Literal["logprobs", "embeddings"], ...] = ()
+    """`logprobs` adds the probabilities of tokens to json, verbose_json and OpenAI's events; `embeddings` the
+    vectors of voices to `speakers`."""
     chunking_strategy: Annotated[ServerVad | Literal["auto"] | None, BeforeValidator(_strategy)] = None
     """How the sound is cut: "auto", or an object of type server_vad."""
     segment_size: Annotated[float | None, BeforeValidator(config.seconds)] = Field(None, ge=0)
     """go-whisper's: the longest stretch that is heard at once, as a duration of Go ("10s")."""
     stream: bool = False
     """Whether OpenAI's events are wanted."""
+    diarize: bool = False
+    """Whether it is to be told who speaks; diarized_json and rttm ask for it by themselves."""
+    diarize_model: str = ""
+    """The pipeline that tells speakers apart, an id of /v1/models; empty: the newest."""
+    num_speakers: int | None = Field(None, ge=1, le=_MOST_SPEAKERS)
+    """How many people speak, if that is known."""
+    min_speakers: int | None = Field(None, ge=1, le=_MOST_SPEAKERS)
+    """At least so many."""
+    max_speakers: int | None = Field(None, ge=1, le=_MOST_SPEAKERS)
+    """At most so many."""
+    known_speaker_names: Annotated[tuple[_Name, ...], Field(max_length=_MOST_KNOWN)] = ()
+    """Names of people whose voices are sent along, in the same order."""
+    known_speaker_references: Annotated[tuple[_Sample, ...], Field(max_length=_MOST_KNOWN)] = ()
+    """A sample of 2 to 10 s of each one's voice, as a data URL."""
+    threshold: float | None = Field(None, ge=-1, le=1)
+    """Likeness from which a speaker is one of those; as configured where it is left out."""
     keep_alive: KeepAlive | None = None
     """How long the model stays loaded afterwards."""
     audio_track: str | None = None
@@ -174,6 +226,13 @@ class AskedToTranslate(Asked):
     """NVIDIA's: the language of the text; Whisper can English alone."""
 
 
+class AskedToDiarize(Asked):
+    """The fields of who said what."""
+
+    diarize: bool = True
+    """It is told in any case."""
+
+
 class Streamed(deferred.Query):
     """The query."""
 
@@ -193,12 +252,15 @@ class Began(TypedDict):
 
 @closed
 class Summary(TypedDict):
-    """What is only known at the end, with verbose_json."""
+    """What is only known at the end, with verbose_json and where speakers were told apart."""
 
     language: str
     duration: float
     model: str
     warnings: Sequence[str]
+    segments: NotRequired[Sequence[verbose_json.BriefSegment | verbose_json.FullSegment | DiarizedSegment]]
+    """All of them again with their speakers, in formats of JSON. Text formats come as segments before it."""
+    speakers: NotRequired[list[verbose_json.Speaker]]
 
 
 @closed
@@ -209,7 +271,7 @@ class Delta(TypedDict):
     delta: str
     logprobs: NotRequired[list[verbose_json.LogProb]]
     segment_id: NotRequired[str]
-    """With verbose_json."""
+    """With verbose_json, where nobody asks for speakers: with them segments are other ones."""
 
 
 @closed
@@ -230,6 +292,9 @@ class SegmentTold(TypedDict):
     no_speech_prob: float | None
     language: str | None
     words: NotRequired[list[verbose_json.SpokenWord]]
+    speaker_certain: NotRequired[bool]
+    overlap: NotRequired[bool]
+    speaker_turn: NotRequired[bool]
 
 
 @closed
@@ -245,6 +310,8 @@ class Finished(TypedDict):
     """With verbose_json, as the next."""
     model: NotRequired[str]
     warnings: NotRequired[Sequence[str]]
+    speakers: NotRequired[list[verbose_json.Speaker]]
+    """Where they were told apart."""
 
 
 @closed
@@ -255,6 +322,9 @@ class GoSegment(TypedDict):
     start: int
     end: int
     text: str
+    speaker_turn: NotRequired[bool]
+    """Where speakers were told apart, as the next."""
+    speaker: NotRequired[str | None]
 
 
 @closed
@@ -270,10 +340,10 @@ class GoDocument(TypedDict):
 
 _EVENTS = Events(
     {
-        "": Delta | SegmentTold | Finished | Problem,
+        "": Delta | SegmentTold | DiarizedSegment | Finished | Problem,
         "ping": None,
         "task": Began,
-        "segment": verbose_json.BriefSegment | verbose_json.FullSegment | str,
+        "segment": verbose_json.BriefSegment | verbose_json.FullSegment | DiarizedSegment | str,
         "warning": str,
         "ok": Summary | None,
         "error": str,
@@ -283,7 +353,7 @@ _EVENTS = Events(
 _HEARD = Answer(
     "the transcript in its format, or its events",
     {
-        "application/json": json_format.Json | verbose_json.VerboseJson | GoDocument,
+        "application/json": json_format.Json | verbose_json.VerboseJson | DiarizedJson | GoDocument,
         "text/plain": str,
         "text/vtt": str,
         "text/tab-separated-values": str,
@@ -318,7 +388,7 @@ _REFUSED = refusals(
 )
 @v1
 async def transcriptions(request: Request) -> Response:
-    return await _answer(request, "transcribe")
+    return await _answer(request, "transcribe", Asked())
 
 
 @operation(
@@ -331,16 +401,30 @@ async def transcriptions(request: Request) -> Response:
 )
 @v1
 async def translations(request: Request) -> Response:
-    return await _answer(request, "translate")
+    return await _answer(request, "translate", AskedToTranslate())
+
+
+@operation(
+    "Write down who says what",
+    query=Streamed,
+    headers=deferred.HEADERS,
+    body=Upload(AskedToDiarize, instead="url"),
+    answers={200: _HEARD, 202: _ACCEPTED},
+    refusals=_REFUSED,
+)
+@v1
+async def diarize(request: Request) -> Response:
+    return await _answer(request, "transcribe", AskedToDiarize())
 
 
 ROUTES = [
+    Route("/v1/audio/diarize", diarize, methods=["POST"]),
     Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
     Route("/v1/audio/translations", translations, methods=["POST"]),
 ]
 
 
-async def _answer(request: Request, task: Task) -> Response:
+async def _answer(request: Request, task: Task, empty: Asked) -> Response:
     serving = services(request)
     limits = serving.config
     events_wanted = fields.query_flag(request, "stream")
@@ -350,22 +434,27 @@ async def _answer(request: Request, task: Task) -> Response:
 
     def check(asked: Asked) -> None:
         listen = _listen(asked, task)
+        if listen.diarize:
+            serving.pipelines.find(listen.diarize.model)
         if asked.model and (model := _model(serving, listen)):
             transcribe.check(model, listen)
 
     async with AsyncExitStack() as stack:
         spool = await stack.enter_async_context(spooled(limits.spool_folder, limits.max_upload))
-        empty = Asked() if task == "transcribe" else AskedToTranslate()
-        form = fields.Form(empty, spool, check, instead="url")
+        sizes = {"known_speaker_references": _LARGEST_SAMPLE}
+        form = fields.Form(empty, spool, check, instead="url", sizes=sizes)
         asked = await form.read(
             request, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
         )
+        _check_known(asked)
+        check(asked)
+        style = replace(_style(asked), name=Path(form.file_name).stem or Style().name)
         listen = _listen(asked, task)
         model = _model(serving, listen)
         headers = notice(model)
         if deferral:
             job = await deferred.submit(
-                request, deferral, _job(asked, listen, model), None if asked.url else spool
+                request, deferral, _job(asked, listen, model, style), None if asked.url else spool
             )
             if deferral.is_async:
                 return await deferred.accepted(request, deferral, job)
@@ -378,12 +467,12 @@ async def _answer(request: Request, task: Task) -> Response:
         await stack.enter_async_context(aclosing(events))
         if events_wanted or (events_wanted is None and asked.stream):
             first = await stack.enter_async_context(sse.first(events))
-            stream = _stream(sse.resumed(first, events), asked, bool(events_wanted), model, headers)
+            stream = _stream(sse.resumed(first, events), asked, style, bool(events_wanted), model, headers)
             return sse.Held(stream, stack.pop_all())
         transcript = await transcribe.whole(events)
         if request.headers.get("accept") == _GO:
             return document(_for_go(transcript), "application/json", headers)
-        return _document(transcript, asked, model, headers)
+        return _document(transcript, asked.response_format, style, model, headers)
 
 
 def _model(serving: Services, listen: Listen) -> ModelInfo | None:
@@ -411,15 +500,54 @@ def _listen(asked: Asked, task: Task) -> Listen:
         temperature=asked.temperature,
         words=_style(asked).needs_words,
         logprobs=_style(asked).logprobs,
+        diarize=_diarize(asked),
         activity=_activity(asked),
         keep_alive=asked.keep_alive,
         audio_track=asked.audio_track,
     )
 
 
-def _job(asked: Asked, listen: Listen, model: ModelInfo | None) -> JobRequest:
+def _tells_speakers(asked: Asked) -> bool:
+    return asked.diarize or formats.needs_speakers(asked.response_format)
+
+
+def _diarize(asked: Asked) -> Diarize | None:
+    if not _tells_speakers(asked):
+        return None
+    known = zip(asked.known_speaker_names, asked.known_speaker_references, strict=False)
+    return Diarize(
+        model=asked.diarize_model,
+        speakers=SpeakerCount(asked.num_speakers, asked.min_speakers, asked.max_speakers),
+        embeddings="embeddings" in asked.include,
+        known=tuple(KnownVoice(name, sample) for name, sample in known),
+        threshold=asked.threshold,
+    )
+
+
+def _check_known(asked: Asked) -> None:
+    """What can be told only once all fields are here. Raises BadField."""
+    names, least, most = asked.known_speaker_names, asked.min_speakers, asked.max_speakers
+    if len(names) != len(asked.known_speaker_references):
+        raise errors.BadField(
+            f"known_speaker_references: {len(asked.known_speaker_references)} samples were sent for "
+            f"{len(names)} names of known_speaker_names",
+            "known_speaker_references",
+        )
+    if len(set(names)) < len(names):
+        raise errors.BadField("known_speaker_names: a name was sent twice", "known_speaker_names")
+    if asked.multichannel and _tells_speakers(asked):
+        raise errors.BadField(
+            "multichannel: each channel is heard by itself, and speakers are told apart in all of them "
+            "together; send one of both",
+            "multichannel",
+        )
+    if least and most and least > most:
+        raise errors.BadField("min_speakers: more than max_speakers", "min_speakers")
+
+
+def _job(asked: Asked, listen: Listen, model: ModelInfo | None, style: Style) -> JobRequest:
     listen = replace(listen, model=model.id) if model else listen
-    return JobRequest(listen, url=asked.url, response_format=asked.response_format, style=_style(asked))
+    return JobRequest(listen, url=asked.url, response_format=asked.response_format, style=style)
 
 
 def _activity(asked: Asked) -> Activity | None:
@@ -443,6 +571,7 @@ def _style(asked: Asked) -> Style:
         languages=asked.model == _TELLS_LANGUAGES or bool(asked.languages),
         count_tokens=asked.model.startswith(_COUNTS_TOKENS),
         words="word" in asked.timestamp_granularities,
+        speakers=_tells_speakers(asked),
         highlight_words=asked.highlight_words,
         max_line_width=asked.max_line_width,
         max_line_count=asked.max_line_count,
@@ -456,14 +585,14 @@ def _style(asked: Asked) -> Style:
 
 
 def _document(
-    transcript: Transcript, asked: Asked, model: ModelInfo | None, headers: Mapping[str, str]
+    transcript: Transcript, name: str, style: Style, model: ModelInfo | None, headers: Mapping[str, str]
 ) -> Response:
-    format = formats.find(asked.response_format)
-    if asked.response_format == "json" and model:
+    format = formats.find(name)
+    if name == "json" and model:
         # The header says it; what else there is to say stands in the body.
         others = tuple(warning for warning in transcript.warnings if warning != model.notice)
         transcript = replace(transcript, warnings=others)
-    return document(format.write(transcript, _style(asked)), format.MEDIA_TYPE, headers)
+    return document(format.write(transcript, style), format.MEDIA_TYPE, headers)
 
 
 def _for_go(transcript: Transcript) -> Iterator[str]:
@@ -476,12 +605,14 @@ def _for_go(transcript: Transcript) -> Iterator[str]:
     }
     yield msgspec.json.encode(head).decode()[:-1] + ',"segments":['
     for segment in transcript.segments:
-        fields = {
+        fields: GoSegment = {
             "id": segment.id,
             "start": _nanoseconds(segment.start),
             "end": _nanoseconds(segment.end),
             "text": segment.text,
         }
+        if segment.turn is not None:
+            fields |= {"speaker_turn": segment.turn, "speaker": segment.speaker}
         yield "," * (segment.id > 0) + msgspec.json.encode(fields).decode()
     yield "]}"
 
@@ -496,75 +627,104 @@ def _nanoseconds(seconds: float) -> int:
 def _stream(
     events: AsyncIterator[Event],
     asked: Asked,
+    style: Style,
     go_whisper: bool,
     model: ModelInfo | None,
     headers: Mapping[str, str],
 ) -> Response:
     write = _go_whisper if go_whisper else _openai
+    notice = model.notice if model else ""
     return sse.stream(
         events,
-        lambda events: write(events, asked, model.notice if model else ""),
+        lambda events: write(events, asked.response_format, style, notice),
         go_whisper=go_whisper,
         headers=headers,
     )
 
 
 async def _go_whisper(
-    events: AsyncIterator[Event], asked: Asked, notice: str
+    events: AsyncIterator[Event], name: str, style: Style, notice: str
 ) -> AsyncIterator[ServerSentEvent]:
-    """ping, task, segment…, ok or error. A segment is an object, in formats of text a JSON string."""
+    """ping, task, segment…, ok or error. A segment is an object, in formats of text a JSON string.
+
+    Where speakers are wanted, text waits until they are known, and `ok` has the segments of JSON with them.
+    """
     yield sse.event("ping")
-    pieces = formats.find(asked.response_format).pieces(_style(asked))
+    format = formats.find(name)
+    pieces = format.pieces(style)
+    is_held = style.speakers and format.MEDIA_TYPE != "application/json"
     try:
         async for event in events:
             match event:
                 case Waiting(reason):
                     yield sse.comment(reason)
+                case TellingApart(share):
+                    yield sse.comment(_telling(share))
                 case Started(task, language, duration):
                     yield sse.event("task", Began(task=task, language=language, duration=duration))
                 case Segment():
-                    for piece in pieces.add(event):
+                    for piece in () if is_held else pieces.add(event):
                         yield sse.event("segment", piece)
                 case Done(transcript):
-                    for piece in pieces.end():
+                    for piece in format.write(transcript, style) if is_held else pieces.end():
                         yield sse.event("segment", piece)
                     for warning in transcript.warnings:
                         if warning != notice:
                             yield sse.event("warning", warning)
-                    yield sse.event("ok", _summary(transcript, asked))
+                    yield sse.event("ok", _summary(transcript, name, style))
     except errors.SpeechError as error:
         yield sse.event("error", str(error))
 
 
-def _summary(transcript: Transcript, asked: Asked) -> Summary | None:
-    """What is only known at the end, in the one format that has room for it."""
-    if asked.response_format != "verbose_json":
+def _telling(share: float) -> str:
+    return f"telling speakers apart: {share:.0%}"
+
+
+def _summary(transcript: Transcript, name: str, style: Style) -> dict[str, object] | None:
+    """What is only known at the end, a Summary, where there is room for it."""
+    if name != "verbose_json" and not transcript.diarized:
         return None
-    return {
+    told: dict[str, object] = {
         "language": transcript.language,
         "duration": round(transcript.duration, 3),
         "model": transcript.model,
         "warnings": transcript.warnings,
     }
+    if transcript.diarized:
+        format = formats.find(name)
+        if format.MEDIA_TYPE == "application/json":
+            pieces = format.pieces(style)
+            told["segments"] = [piece for segment in transcript.segments for piece in pieces.add(segment)]
+        speakers = diarized_json.speakers if name == "diarized_json" else verbose_json.speakers
+        told["speakers"] = list(speakers(transcript.diarized))
+    return told
 
 
-async def _openai(events: AsyncIterator[Event], asked: Asked, notice: str) -> AsyncIterator[ServerSentEvent]:
+async def _openai(
+    events: AsyncIterator[Event], name: str, style: Style, notice: str
+) -> AsyncIterator[ServerSentEvent]:
     """transcript.text.delta…, transcript.text.done, [DONE]; an error is data with the key `error`.
 
-    The deltas, joined, are the text of `done`. In verbose_json a transcript.text.segment follows each delta.
+    The deltas, joined, are the text of `done`. In verbose_json a transcript.text.segment follows each delta;
+    where speakers are wanted, all of them come when those are known, before `done`.
     """
-    style = _style(asked)
-    verbose = asked.response_format == "verbose_json"
+    verbose = name == "verbose_json"
     try:
         async for event in events:
             match event:
                 case Waiting(reason):
                     yield sse.comment(reason)
+                case TellingApart(share):
+                    yield sse.comment(_telling(share))
                 case Segment():
                     yield sse.data(_delta(event, style, verbose))
-                    if verbose:
+                    if verbose and not style.speakers:
                         yield sse.data(_segment(event, style))
                 case Done(transcript):
+                    for segment in transcript.segments if style.speakers else ():
+                        yield sse.data(
+                            _segment(segment, style) if verbose else diarized_json.piece(segment, style)
+                        )
                     yield sse.data(_done(transcript, style, verbose))
                     yield sse.text("[DONE]")
     except errors.SpeechError as error:
@@ -576,7 +736,7 @@ def _delta(segment: Segment, style: Style, verbose: bool) -> Delta:
     delta: Delta = {"type": "transcript.text.delta", "delta": text}
     if style.logprobs:
         delta["logprobs"] = list(verbose_json.logprobs(segment))
-    if verbose:
+    if verbose and not style.speakers:
         delta["segment_id"] = _segment_id(segment)
     return delta
 
@@ -610,4 +770,7 @@ def _done(transcript: Transcript, style: Style, verbose: bool) -> Finished:
         done["model"] = transcript.model
     if transcript.warnings:
         done["warnings"] = transcript.warnings
+    if transcript.diarized:
+        speakers = verbose_json.speakers if verbose else diarized_json.speakers
+        done["speakers"] = list(speakers(transcript.diarized))
     return done

@@ -203,7 +203,8 @@ _READING = (errors.BadRequest, errors.TooLarge, errors.TooSlow)
 async def installed(request: Request) -> Response:
     serving = services(request)
     residents = _residents(serving)
-    models = [document(info, residents.get(info.id)) for info in serving.models.installed()]
+    infos = serving.models.installed() + serving.pipelines.installed()
+    models = [document(info, residents.get(info.id)) for info in infos]
     if fields.query_flag(request, "available"):
         here = {model["id"] for model in models}
         models += [offer(entry) for entry in catalogue.entries() if entry.id not in here]
@@ -219,7 +220,7 @@ async def installed(request: Request) -> Response:
 @v1
 async def one(request: Request) -> Response:
     serving = services(request)
-    info = serving.models.named(_id(request))
+    info = serving.named(_id(request))
     return JSONResponse(document(info, _residents(serving).get(info.id)))
 
 
@@ -323,7 +324,7 @@ def _id(request: Request) -> str:
 async def load(request: Request) -> Response:
     serving = services(request)
     keep = await _small(request, Keep)
-    info = serving.models.find(_id(request))
+    info = serving.find(_id(request))
     await serving.memory.load(info, keep.keep_alive)
     return JSONResponse(document(info, _residents(serving).get(info.id)))
 
@@ -340,7 +341,7 @@ async def unload(request: Request) -> Response:
     serving = services(request)
     id = _id(request)
     if id not in _residents(serving):
-        id = serving.models.find(id).id
+        id = serving.find(id).id
     await serving.memory.unload(id)
     return JSONResponse(Unloaded(id=id, object="model", loaded=False))
 
@@ -452,14 +453,15 @@ async def delete(request: Request) -> Response:
     A client that leaves meanwhile has the model deleted all the same.
     """
     serving = services(request)
-    id = serving.models.named(_id(request), aliases=False).id
+    id = serving.named(_id(request), aliases=False).id
     await asyncio.shield(_kept(_delete(serving, id)))
     return JSONResponse(Deleted(id=id, object="model", deleted=True))
 
 
 async def _delete(serving: Services, id: str) -> None:
     await serving.memory.unload(id)
-    await asyncio.to_thread(serving.models.delete, id)
+    delete = serving.pipelines.delete if serving.pipelines.named(id) else serving.models.delete
+    await asyncio.to_thread(delete, id)
     # A request may have come in between.
     await serving.memory.retire(id)
 

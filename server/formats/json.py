@@ -1,4 +1,4 @@
-"""json: the text, and how much it took; probabilities of its tokens and the languages heard, when asked for.
+"""json: the text, and how much it took; token probabilities, languages and speakers, when asked for.
 
 No fractional number stands at its top: go-whisper's client cannot read one there.
 Source: OpenAI's audio API, CreateTranscriptionResponseJson; `warnings` is ours.
@@ -12,7 +12,7 @@ import msgspec
 from typing_extensions import TypedDict
 
 from server.formats import Each, Pieces, verbose_json
-from server.formats.verbose_json import LogProb, Usage
+from server.formats.verbose_json import BriefSegment, LogProb, Speaker, Usage
 from server.openapi import closed
 from server.types import Style, Transcript
 
@@ -55,6 +55,9 @@ class Json(TypedDict):
     text: str
     languages: NotRequired[list[Language]]
     logprobs: NotRequired[list[LogProb]]
+    segments: NotRequired[list[BriefSegment]]
+    """Where speakers were told apart, as the next."""
+    speakers: NotRequired[list[Speaker]]
     usage: Usage | TokenUsage
     warnings: NotRequired[Sequence[str]]
     """What is wrong with the media."""
@@ -69,6 +72,9 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
         document["logprobs"] = [
             score for segment in transcript.segments for score in verbose_json.logprobs(segment)
         ]
+    if transcript.diarized:
+        document["segments"] = [verbose_json.brief(segment) for segment in transcript.segments]
+        document["speakers"] = list(verbose_json.speakers(transcript.diarized))
     if transcript.warnings:
         document["warnings"] = transcript.warnings
     yield msgspec.json.encode(document).decode()

@@ -19,7 +19,10 @@ _PAUSE = 0.3
 
 
 def write(transcript: Transcript, style: Style) -> Iterator[str]:
-    return formats.joined(pieces(style), transcript.segments)
+    if not transcript.diarized:
+        return formats.joined(pieces(style), transcript.segments)
+    name = _word(style.name)
+    return (_line(name, turn.start, turn.end, turn.speaker) for turn in transcript.diarized.turns)
 
 
 def pieces(style: Style) -> Pieces:
@@ -43,9 +46,12 @@ class _Turns:
 
     def end(self) -> Iterable[str]:
         if self.speaker is not None:
-            times = f"{self.start:.3f} {self.until - self.start:.3f}"
-            yield f"SPEAKER {self.name} 1 {times} <NA> <NA> {_word(self.speaker)} <NA> <NA>\n"
+            yield _line(self.name, self.start, self.until, self.speaker)
         self.speaker = None
+
+
+def _line(name: str, start: float, end: float, speaker: str) -> str:
+    return f"SPEAKER {name} 1 {start:.3f} {end - start:.3f} <NA> <NA> {_word(speaker)} <NA> <NA>\n"
 
 
 def _word(name: str) -> str:

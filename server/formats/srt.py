@@ -1,4 +1,5 @@
 """srt: SubRip subtitles. Cues are counted from 1, times have a comma; a highlighted word is underlined.
+A speaker is named before the text, as `Name: `.
 
 SubRip has no way to escape: what a player would take for a tag or for the line that starts a cue is parted.
 Source: https://www.matroska.org/technical/subtitles.html#srt-subtitles
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from server import formats
 from server.formats import Pieces
-from server.subtitles import Atom, Cue, Cues, State, highlights, joined, timestamp, unlit
+from server.subtitles import Atom, Cue, Cues, State, highlights, joined, plain, timestamp, unlit
 from server.types import Style, Transcript
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
@@ -41,9 +42,17 @@ class _Numbered:
         self._number += 1
         times = f"{timestamp(start, ',')} --> {timestamp(end, ',')}"
         text = "\n".join(joined(line, lambda atom: _marked(atom, lit)) for line in cue.lines)
-        return f"{self._number}\n{times}\n{text}\n\n"
+        return f"{self._number}\n{times}\n{_name(cue)}{text}\n\n"
+
+
+def _name(cue: Cue) -> str:
+    return f"{_parted(plain(cue.speaker))}: " if cue.speaker else ""
 
 
 def _marked(atom: Atom, lit: Atom | None) -> str:
-    text = _PARTED.sub(r"\1 ", atom.text).replace("-->", "->")
+    text = _parted(atom.text)
     return f"<u>{text}</u>" if atom is lit else text
+
+
+def _parted(text: str) -> str:
+    return _PARTED.sub(r"\1 ", text).replace("-->", "->")

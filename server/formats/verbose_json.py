@@ -7,7 +7,7 @@ CreateTranscriptionResponseVerboseJson; `warnings` and `model` are ours.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal, NotRequired
+from typing import Literal, NotRequired, cast
 
 import msgspec
 from typing_extensions import TypedDict
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from server import languages
 from server.formats import Each, Pieces
 from server.openapi import closed
-from server.types import Guard, Segment, Style, Task, Transcript, Word
+from server.types import Diarized, Guard, Segment, Style, Task, Transcript, Word
 
 MEDIA_TYPE = "application/json"
 
@@ -44,6 +44,22 @@ class SpokenWord(TypedDict):
     end: float
     probability: float | None
     """0 to 1; null where the engine gives none."""
+    speaker: NotRequired[str | None]
+    """Where speakers were told apart."""
+
+
+@closed
+class Speaker(TypedDict):
+    """Somebody who is heard, in the order of first words."""
+
+    id: str
+    """As on segments and words."""
+    seconds: float
+    """For how long in all."""
+    score: NotRequired[float]
+    """How like the known voice of that name, -1 to 1."""
+    embedding: NotRequired[Sequence[float]]
+    """Where `include[]=embeddings` asked for it and enough was heard."""
 
 
 @closed
@@ -64,6 +80,14 @@ class BriefSegment(TypedDict):
     start: float
     end: float
     text: str
+    speaker: NotRequired[str | None]
+    """Where speakers were told apart, as the next three. Null where nobody knows."""
+    speaker_certain: NotRequired[bool]
+    """False where no turn of a speaker is heard within a second."""
+    overlap: NotRequired[bool]
+    """Whether somebody else is heard for over half of it."""
+    speaker_turn: NotRequired[bool]
+    """Whether somebody else begins to speak with it."""
 
 
 @closed
@@ -100,6 +124,7 @@ class VerboseJson(TypedDict):
     segments: list[FullSegment]
     words: NotRequired[list[SpokenWord]]
     logprobs: NotRequired[list[LogProb]]
+    speakers: NotRequired[list[Speaker]]
     usage: Usage
     model: str
     warnings: Sequence[str]
@@ -117,12 +142,14 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
         "duration": round(transcript.duration, 3),
         "text": transcript.text,
     }
-    yield _json(head)[:-1]
-    yield from _array("segments", (full(segment) for segment in transcript.segments))
+    yield encoded(head)[:-1]
+    yield from array("segments", (full(segment) for segment in transcript.segments))
     if style.words:
-        yield from _array("words", (word_fields(word) for word in transcript.words))
+        yield from array("words", (word_fields(word) for word in transcript.words))
     if style.logprobs:
-        yield from _array("logprobs", (one for segment in transcript.segments for one in logprobs(segment)))
+        yield from array("logprobs", (one for segment in transcript.segments for one in logprobs(segment)))
+    if transcript.diarized:
+        yield from array("speakers", speakers(transcript.diarized))
     tail = {
         "usage": usage(transcript),
         "model": transcript.model,
@@ -130,7 +157,7 @@ def write(transcript: Transcript, style: Style) -> Iterator[str]:
         "guards": transcript.guards,
         "languages": likely(transcript.languages),
     }
-    yield "," + _json(tail)[1:]
+    yield "," + encoded(tail)[1:]
 
 
 def likely(languages: dict[str, float]) -> dict[str, float]:
@@ -167,16 +194,23 @@ def logprobs(segment: Segment) -> Iterator[LogProb]:
 
 def brief(segment: Segment) -> BriefSegment:
     """A segment as go-whisper streams it."""
-    return {"id": segment.id, "start": segment.start, "end": segment.end, "text": segment.text}
-
-
-def full(segment: Segment) -> FullSegment:
-    """A segment with all that OpenAI's document lists, its language, and its channel where it has one."""
-    told: FullSegment = {
+    told: BriefSegment = {
         "id": segment.id,
         "start": segment.start,
         "end": segment.end,
         "text": segment.text,
+    }
+    if segment.turn is not None:
+        told["speaker"] = segment.speaker
+        told["speaker_certain"] = segment.speaker_certain
+        told["overlap"] = segment.overlap
+        told["speaker_turn"] = segment.turn
+    return told
+
+
+def full(segment: Segment) -> FullSegment:
+    """A segment with all that OpenAI's document lists."""
+    scores: dict[str, object] = {
         "seek": round(segment.seek * _SEEK_PER_SECOND),
         "tokens": segment.tokens,
         "temperature": segment.temperature,
@@ -186,21 +220,43 @@ def full(segment: Segment) -> FullSegment:
         "language": segment.language,
     }
     if segment.channel is not None:
-        told["channel"] = segment.channel
-    return told
+        scores["channel"] = segment.channel
+    return cast(FullSegment, {**brief(segment), **scores})
 
 
 def word_fields(word: Word) -> SpokenWord:
     """A word as OpenAI's TranscriptionWord, with its probability beside."""
-    return {"word": word.text, "start": word.start, "end": word.end, "probability": word.probability}
+    told: SpokenWord = {
+        "word": word.text,
+        "start": word.start,
+        "end": word.end,
+        "probability": word.probability,
+    }
+    if word.speaker is not None:
+        told["speaker"] = word.speaker
+    return told
 
 
-def _array(name: str, items: Iterable[Mapping[str, object]]) -> Iterator[str]:
+def speakers(diarized: Diarized) -> Iterator[Speaker]:
+    """Everybody who is heard."""
+    for name in diarized.speakers:
+        seconds = sum(turn.end - turn.start for turn in diarized.turns if turn.speaker == name)
+        told: Speaker = {"id": name, "seconds": round(seconds, 3)}
+        if name in diarized.scores:
+            told["score"] = round(diarized.scores[name], 3)
+        if name in diarized.embeddings:
+            told["embedding"] = diarized.embeddings[name]
+        yield told
+
+
+def array(name: str, items: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """A key with a list, item by item, to stand behind other keys."""
     yield f',"{name}":['
     for index, item in enumerate(items):
-        yield "," * (index > 0) + _json(item)
+        yield "," * (index > 0) + encoded(item)
     yield "]"
 
 
-def _json(value: object) -> str:
+def encoded(value: object) -> str:
+    """As JSON."""
     return msgspec.json.encode(value).decode()

@@ -1,7 +1,7 @@
 """vtt: WebVTT. Cue text escapes &, < and >; highlighted words stand in `<c>` after the time they begin at.
 
 Source: W3C WebVTT, sections 4.1 (file structure) and 4.2.2 (cue text). A style sheet lights the words up:
-`::cue(c:future) { opacity: 0.5 }`.
+`::cue(c:future) { opacity: 0.5 }`. A speaker is the voice span (`<v Name>`) that a cue begins with.
 """
 
 import html
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from server import formats
 from server.formats import Pieces
-from server.subtitles import Atom, Cue, Cues, joined, timestamp
+from server.subtitles import Atom, Cue, Cues, joined, plain, timestamp
 from server.types import Style, Transcript
 
 MEDIA_TYPE = "text/vtt; charset=utf-8"
@@ -37,7 +37,8 @@ def _highlighted(cue: Cue) -> str:
 
 def _cue(cue: Cue, mark: Callable[[Atom], str]) -> str:
     text = "\n".join(joined(line, mark) for line in cue.lines)
-    return f"{timestamp(cue.start, '.')} --> {timestamp(cue.end, '.')}\n{text}\n\n"
+    voice = f"<v {html.escape(plain(cue.speaker), quote=False)}>" if cue.speaker else ""
+    return f"{timestamp(cue.start, '.')} --> {timestamp(cue.end, '.')}\n{voice}{text}\n\n"
 
 
 def _escaped(atom: Atom) -> str:

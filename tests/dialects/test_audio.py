@@ -393,7 +393,6 @@ def test_curl(server: Server, tmp_path: Any) -> None:
 
 BAD = [
     ({"response_format": "xml"}, "response_format", 'response_format: "xml" is not one of json, lrc'),
-    ({"response_format": "rttm"}, "response_format", "rttm tells who speaks"),
     ({"max_line_width": "0"}, "max_line_width", "max_line_width: Input should be greater"),
     ({"language": "klingon"}, "language", '"klingon" is not a language that Whisper knows'),
     ({"language": "pt"}, "language", 'ggml-demo does not know the language "pt"; it knows en, de, es, fr'),

@@ -257,8 +257,7 @@ def test_the_threshold_of_speech(sdk: openai.OpenAI) -> None:
 # Names and errors -------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
-    ({"response_format": "diarized_json"}, "response_format", "cannot tell speakers apart"),
-    ({"include": ["embeddings"]}, "include", "Input should be 'logprobs'"),
+    ({"include": ["smells"]}, "include", "Input should be 'logprobs' or 'embeddings'"),
     ({"languages": ["klingon"]}, "languages", '"klingon" is not a language'),
     ({"languages": ["auto"]}, "languages", "leave the field out"),
     ({"language": openai.omit, "languages": ["en", "pt"]}, "languages", 'does not know the language "pt"'),

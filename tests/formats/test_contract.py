@@ -95,7 +95,7 @@ CASES = {
     "plain": (PLAIN, Style()),
     "highlighted": (PLAIN, Style(highlight_words=True)),
     "shaped": (LONG, Style(max_line_width=42, max_line_count=2)),
-    "turns": (TURNS, Style(name="Board meeting")),
+    "turns": (TURNS, Style(name="Board meeting", speakers=True)),
     "empty": (EMPTY, Style()),
     "scored": (SCORED, Style(words=True, logprobs=True, languages=True)),
 }

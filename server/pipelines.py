@@ -1,0 +1,132 @@
+"""Pipelines that tell speakers apart, as folders among the models.
+
+A folder is one where its `config.yaml` names a pipeline of pyannote; see engines/pyannote.py for its parts.
+"""
+
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from server.errors import ModelBroken, ModelNotFound, NotWritable
+from server.types import ModelInfo
+
+ENGINE = "pyannote"
+
+_CONFIG = "config.yaml"
+_OVERHEAD = 600 << 20
+"""Bytes of torch and pyannote in a process."""
+
+_LARGEST_CONFIG = 1 << 16
+
+_PARTS = ("segmentation/pytorch_model.bin", "embedding/pytorch_model.bin")
+
+_EXTRA = (
+    "telling speakers apart needs the extra `diarize`, which is not installed here: "
+    "pip install 'whisperd[diarize]', or scripts/serve --with diarize"
+)
+
+_HOW = (
+    "no pipeline is installed that tells speakers apart. Accept the terms of "
+    "https://huggingface.co/pyannote/speaker-diarization-community-1, make a read token, and copy that "
+    "repository (hf download pyannote/speaker-diarization-community-1 --local-dir {folder}) "
+    "into a folder of its own among the models"
+)
+
+
+def check_extra() -> None:
+    """Raises ModelNotFound where what runs pipelines is not installed. Nothing of it is imported."""
+    for name in ("torch", "pyannote"):
+        if find_spec(name) is None:
+            raise ModelNotFound(_EXTRA)
+    if find_spec("pyannote.audio") is None:
+        raise ModelNotFound(_EXTRA)
+
+
+class Pipelines:
+    """Those in a models' folder, which is looked at anew each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def installed(self) -> tuple[ModelInfo, ...]:
+        """By name."""
+        return tuple(sorted(self._found(), key=lambda model: model.id))
+
+    def find(self, name: str = "") -> ModelInfo:
+        """The pipeline of that name; without one, the newest. Raises ModelNotFound and ModelBroken.
+
+        Also where the extra is not installed that runs them.
+        """
+        check_extra()
+        installed = self.installed()
+        if not installed:
+            raise ModelNotFound(_HOW.format(folder=self.folder / "community-1"))
+        if not name:
+            whole = [model for model in installed if not model.broken] or list(installed)
+            return _usable(max(whole, key=lambda model: model.created))
+        for model in installed:
+            if model.id in (name, name.rpartition("/")[2]):
+                return _usable(model)
+        raise ModelNotFound(
+            f'no pipeline "{name[:80]}" tells speakers apart; there are '
+            + ", ".join(model.id for model in installed)
+        )
+
+    def named(self, name: str) -> ModelInfo | None:
+        """The pipeline of that name, be it whole or not."""
+        return next((model for model in self.installed() if model.id == name), None)
+
+    def delete(self, id: str) -> ModelInfo:
+        """Remove the folder of a pipeline. Raises ModelNotFound and NotWritable."""
+        model = self.named(id)
+        if model is None:
+            raise ModelNotFound(f'no pipeline "{id[:80]}" is installed')
+        # By another name first: half of a pipeline is none.
+        going = model.path.with_name(f".{model.path.name}.going")
+        try:
+            model.path.rename(going)
+            shutil.rmtree(going)
+        except OSError as error:
+            raise NotWritable(f"{model.id} cannot be deleted: {error.strerror}") from error
+        return model
+
+    def _found(self) -> Iterator[ModelInfo]:
+        for config in self.folder.glob(f"*/{_CONFIG}"):
+            if is_pipeline(config.parent):
+                yield _info(config.parent)
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is a pipeline of pyannote, be it whole or not."""
+    config = folder / _CONFIG
+    try:
+        if config.stat().st_size > _LARGEST_CONFIG:
+            return False
+        name = yaml.safe_load(config.read_text("utf-8"))["pipeline"]["name"]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False
+    return str(name).startswith("pyannote.")
+
+
+def _usable(model: ModelInfo) -> ModelInfo:
+    if model.broken:
+        raise ModelBroken(f"the pipeline {model.id} cannot be loaded: {model.broken}")
+    return model
+
+
+def _info(folder: Path) -> ModelInfo:
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    missing = [part for part in _PARTS if not (folder / part).is_file()]
+    return ModelInfo(
+        id=folder.name,
+        path=folder.absolute(),
+        size=sum(file.stat().st_size for file in files),
+        created=int(folder.stat().st_mtime),
+        engine=ENGINE,
+        overhead=_OVERHEAD,
+        capabilities=("diarize",),
+        broken=f"it lacks {', '.join(missing)}" if missing else "",
+    )
