@@ -230,9 +230,9 @@ def _place(name: str) -> tuple[str, str]:
 
 
 def query_flag(request: Request, name: str) -> bool | None:
-    """A flag of the query; None where it is absent."""
+    """A flag of the query; None where it is absent, or empty."""
     value = request.query_params.get(name)
-    if value is None:
+    if not value:
         return None
     if value.lower() not in _TRUTH:
         raise BadField(f'{name}: "{value[:40]}" is neither true nor false', name)

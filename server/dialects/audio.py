@@ -209,7 +209,7 @@ class Asked(BaseModel):
     """Seconds for which a cue stands at least."""
     max_cue_duration: float | None = Field(None, gt=0)
     """Seconds for which a cue stands at most."""
-    max_reading_speed: float | None = Field(None, gt=0)
+    max_reading_speed: float | None = Field(None, ge=1)
     """Characters a second; a cue that is spoken faster stays longer."""
 
 

@@ -291,6 +291,8 @@ def test_the_query_wins_over_the_field(client: httpx.Client) -> None:
     assert sse(post(client, TRANSCRIPTIONS + "?stream=T", stream="true").text)[0][0] == "ping"
     whole = post(client, TRANSCRIPTIONS + "?stream=0", stream="true")
     assert whole.headers["content-type"] == "application/json"
+    empty = post(client, TRANSCRIPTIONS + "?stream=", stream="true")
+    assert "transcript.text.done" in empty.text
 
 
 def test_segments_leave_as_soon_as_their_window_is_done(client: httpx.Client) -> None:
@@ -392,8 +394,9 @@ def test_curl(server: Server, tmp_path: Any) -> None:
 # Bad input --------------------------------------------------------------------------------------------
 
 BAD = [
-    ({"response_format": "xml"}, "response_format", 'response_format: "xml" is not one of json, lrc'),
+    ({"response_format": "xml"}, "response_format", '"xml" is not one of diarized_json, json, lrc'),
     ({"max_line_width": "0"}, "max_line_width", "max_line_width: Input should be greater"),
+    ({"max_reading_speed": "0.001"}, "max_reading_speed", "max_reading_speed: Input should be"),
     ({"language": "klingon"}, "language", '"klingon" is not a language that Whisper knows'),
     ({"language": "pt"}, "language", 'ggml-demo does not know the language "pt"; it knows en, de, es, fr'),
     ({"temperature": "1.5"}, "temperature", "temperature: Input should be less than or equal to 1"),
