@@ -74,6 +74,9 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self._asr, self._tts = Nim("asr", registry), Nim("tts", registry)
+        self._characters = Counter(
+            "num_characters_tts", "Characters spoken, with all written out.", registry=registry
+        )
         Gauge("whisperd_info", "What runs here.", ["version"], registry=registry).labels(__version__).set(1)
         self._http = Counter(
             "whisperd_http_requests",
@@ -181,8 +184,11 @@ class Metrics:
                         work.done = True
                     yield event
 
-    async def spoken(self, engine: str, sound: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        """The sound of a text, counted."""
+    async def spoken(
+        self, engine: str, characters: int, sound: AsyncGenerator[bytes]
+    ) -> AsyncGenerator[bytes]:
+        """The sound of a text of so many characters, counted."""
+        self._characters.inc(characters)
         with self._tts.request(), self._work("tts", engine) as work:
             async with aclosing(sound):
                 async for data in sound:

@@ -152,7 +152,7 @@ class Services:
     def speak(self, spoken: speak.Spoken) -> AsyncGenerator[bytes]:
         """The sound of a prepared text in its format; see speak.py."""
         sound = speak.sound(spoken, self.memory, self.speakers, self.encoder)
-        return self.metrics.spoken(spoken.voice.engine, sound)
+        return self.metrics.spoken(spoken.voice.engine, spoken.characters, sound)
 
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
         async with aclosing(self.pulls.pull(name)) as steps:

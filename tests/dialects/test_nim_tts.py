@@ -123,6 +123,15 @@ def test_the_rest_of_the_document_is_answered(client: httpx.Client, path: str) -
     assert client.get(f"/v1/{path}").status_code == 200
 
 
+def test_characters_are_counted(client: httpx.Client) -> None:
+    def counted() -> float:
+        return float(re.findall(r"^num_characters_tts_total (\S+)", client.get("/v1/metrics").text, re.M)[0])
+
+    before = counted()
+    assert ask(client, text="Chapter 5.").status_code == 200
+    assert counted() - before == len("Chapter five.")
+
+
 def test_metadata_names_what_speaks(client: httpx.Client) -> None:
     names = [model["shortName"] for model in client.get("/v1/metadata").json()["modelInfo"]]
     assert "espeak" in names
