@@ -70,7 +70,7 @@ def test_errors(told: Any) -> None:
         (404, "model_not_found", None),
         (404, "model_not_found", None),
         (404, "model_not_found", None),
-        (400, "invalid_value", "response_format"),
+        (404, "model_not_found", None),
         (400, "invalid_value", "temperature"),
     ]
     assert {error["type"] for error in told["errors"]} == {"invalid_request_error"}
