@@ -19,7 +19,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
 )
 
 from server import keys as api_keys
@@ -247,6 +249,9 @@ class Config(BaseModel):
     private: bool = Field(
         False, description="Whether nothing of a job is kept once its result has been told."
     )
+    private_keys: tuple[KeyName, ...] = Field(
+        (), description="Names of API keys of whose jobs alone nothing is kept then."
+    )
     public_url: str = Field(
         "",
         description="Address of this server in its answers; by default the one it was asked at.",
@@ -311,6 +316,14 @@ class Config(BaseModel):
         """Where a key that was made at the first start is kept."""
         return self.data / "key.yaml"
 
+    @field_validator("private_keys")
+    @classmethod
+    def _refuse_strangers(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """A mistyped name would keep what must not be kept."""
+        if unknown := [name for name in names if name not in info.data.get("keys", {})]:
+            raise ValueError(f"there is no key {unknown[0]!a} under keys")
+        return names
+
 
 SETTINGS = tuple(Config.model_fields)
 
@@ -366,13 +379,14 @@ def _hashed(variable: str, lines: object) -> dict[str, str]:
         raise ConfigError(f"{variable}: {error}") from error
 
 
+_LISTS = ("preload", "pinned", "allowed_hosts", "trusted_repos", "allowed_url_hosts", "private_keys")
+
+
 def _plain(key: str, value: object) -> object:
     """YAML's booleans and a comma list from the environment, as the fields want them."""
     if key == "demo" and isinstance(value, bool):
         return str(value).lower()
-    if key in ("preload", "pinned", "allowed_hosts", "trusted_repos", "allowed_url_hosts") and isinstance(
-        value, str
-    ):
+    if key in _LISTS and isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return value
 

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -42,6 +42,7 @@ from server.types import (
     TellingApart,
     Transcript,
     Waiting,
+    WebhookOutcome,
 )
 
 if TYPE_CHECKING:
@@ -122,9 +123,20 @@ Numbered = tuple[int | None, Event]
 class Jobs:
     """All jobs of a data folder. Ids of owners: "" for nobody's, None for everybody's."""
 
-    def __init__(self, config: Config, slots: int) -> None:
-        """`slots`: how many windows run at a time, which is how many jobs do."""
+    def __init__(
+        self,
+        config: Config,
+        slots: int,
+        on_end: Callable[[JobState], None] = lambda state: None,
+        on_webhook: Callable[[WebhookOutcome], None] = lambda outcome: None,
+    ) -> None:
+        """`slots`: how many windows run at a time, which is how many jobs do.
+
+        `on_end` is told how each job ends, `on_webhook` of each try to send a webhook.
+        """
         self._config = config
+        self._on_end = on_end
+        self._on_webhook = on_webhook
         self._folder = config.data / "jobs"
         self._at_once = config.jobs_at_once or max(1, min(slots + _AHEAD, config.streams // 2))
         self._path = self._folder / "jobs.sqlite"
@@ -306,7 +318,6 @@ class Jobs:
         owner: str = "",
         key: str = "",
         priority: Priority = "normal",
-        private: bool = False,
         webhook: str = "",
     ) -> Job:
         """Keep a job, which then is done; with a key that the owner has used before, the job of that key.
@@ -329,7 +340,7 @@ class Jobs:
             owner=owner,
             key=key,
             priority=priority,
-            private=private or self._config.private,
+            private=self._config.private or owner in self._config.private_keys,
             webhook=webhook,
             created=time.time(),
         )
@@ -408,7 +419,7 @@ class Jobs:
         """The job, which is not done any more; one that has ended stays as it is. Raises JobNotFound."""
         job = await self.find(id, owner)
         logs = [*job.logs, JobLog(time.time(), "cancelled")]
-        if await self._call(self._of().finish, id, "cancelled", logs=logs):
+        if await self._finish(id, "cancelled", logs=logs):
             if live := self._live.get(id):
                 live.is_cancelled = True
                 if live.work:
@@ -643,7 +654,7 @@ class Jobs:
         for warning in transcript.warnings:
             live.say(warning, "WARNING")
         live.say("succeeded")
-        if not await self._call(self._of().finish, job.id, "succeeded", size=size, logs=live.logs):
+        if not await self._finish(job.id, "succeeded", size=size, logs=live.logs):
             self._result_path(job.id).unlink(missing_ok=True)  # cancelled in its last moment
         await self._left(job)
 
@@ -651,8 +662,22 @@ class Jobs:
         log.warning("job %s failed: %s", job.id, error)
         live.say(f"failed: {error}", "ERROR")
         kept = JobError(type(error).__name__, str(error), getattr(error, "field", None))
-        await self._call(self._of().finish, job.id, "failed", error=kept, logs=live.logs)
+        await self._finish(job.id, "failed", error=kept, logs=live.logs)
         await self._left(job)
+
+    async def _finish(
+        self,
+        id: str,
+        state: JobState,
+        *,
+        size: int = 0,
+        error: JobError | None = None,
+        logs: Iterable[JobLog] = (),
+    ) -> bool:
+        """False where the job had come to its end before."""
+        if ended := await self._call(self._of().finish, id, state, size=size, error=error, logs=logs):
+            self._on_end(state)
+        return ended
 
     async def _left(self, job: Job) -> None:
         """The job has ended: its followers are told, and its media goes."""
@@ -686,11 +711,13 @@ class Jobs:
         began = time.time()
         status, problem = await self._posted(job)
         wait = None
-        if (status is None or not 200 <= status < 300) and status != _GONE:
+        taken = status is not None and 200 <= status < 300
+        if not taken and status != _GONE:
             elapsed = time.time() - (job.finished or began)
             wait = webhooks.wait(tries, self._config.webhook_wait, elapsed, self._config.webhook_patience)
         delivery = Delivery(began, status, problem, round(time.time() - began, 3))
         await self._call(self._of().deliver, id, delivery, over=wait is None)
+        self._on_webhook("taken" if taken else "given_up" if wait is None else "refused")
         if wait is None:
             await self.told(await self.find(id))
         return wait

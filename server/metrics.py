@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -21,7 +22,7 @@ from server.errors import BadMedia, BadRequest, Busy, ModelNotFound, SpeechError
 from server.memory import Memory
 from server.pull import Pulls
 from server.reader import Readers
-from server.types import Done, Event, Segment
+from server.types import Done, Event, JobState, Segment, WebhookOutcome
 
 CONTENT_TYPE: str = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -137,6 +138,24 @@ class Metrics:
         self._pulled = Counter(
             "whisperd_pulls", "Downloads of models by outcome: ok or failed.", ["outcome"], registry=registry
         )
+        self._job_queue = Gauge("whisperd_job_queue_length", "Jobs in line.", registry=registry)
+        self._jobs_running = Gauge("whisperd_jobs_running", "Jobs being done.", registry=registry)
+        self._jobs = Counter(
+            "whisperd_jobs",
+            "Jobs that ended, by outcome: succeeded, failed or cancelled.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._webhooks = Counter(
+            "whisperd_webhooks",
+            "Tries to send a webhook by outcome: taken, refused or given_up.",
+            ["outcome"],
+            registry=registry,
+        )
+        for state in ("succeeded", "failed", "cancelled"):
+            self._jobs.labels(state)
+        for tried in get_args(WebhookOutcome):
+            self._webhooks.labels(tried)
         for process in ("worker", "reader"):
             self._died.labels(process)
         for outcome in ("ok", "failed"):
@@ -168,6 +187,19 @@ class Metrics:
     def pulled(self, ok: bool) -> None:
         """A download has ended."""
         self._pulled.labels("ok" if ok else "failed").inc()
+
+    def jobs(self, queued: int, running: int) -> None:
+        """So many jobs there are now."""
+        self._job_queue.set(queued)
+        self._jobs_running.set(running)
+
+    def job_ended(self, state: JobState) -> None:
+        """A job has come to its end."""
+        self._jobs.labels(state).inc()
+
+    def webhook(self, outcome: WebhookOutcome) -> None:
+        """A webhook has been tried."""
+        self._webhooks.labels(outcome).inc()
 
     async def heard(self, model: str, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         """The events of a transcription, counted."""

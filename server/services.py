@@ -261,7 +261,7 @@ def _made(config: Config) -> Services:
         encoder=Encoder(empty),
         pipelines=pipelines.Pipelines(config.model_folder),
         diarizers=diarizers,
-        jobs=jobs.Jobs(config, runner.slots),
+        jobs=jobs.Jobs(config, runner.slots, metrics.job_ended, metrics.webhook),
         placement=placement,
         metrics=metrics,
     )

@@ -609,6 +609,9 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 Priority = Literal["high", "normal", "low"]
 
+WebhookOutcome = Literal["taken", "refused", "given_up"]
+"""How a try to send a webhook went; after "refused" there is another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:

@@ -86,6 +86,13 @@ def test_bad_values_name_their_setting(tmp_path: Path, written: str, said: str) 
         config.read(file, {})
 
 
+def test_a_private_key_that_is_not_there_is_refused() -> None:
+    known = {"WHISPERD_KEYS": "tv=a-key-of-the-tv-alone", "WHISPERD_PRIVATE_KEYS": "tv"}
+    assert config.read(environment=known).private_keys == ("tv",)
+    with pytest.raises(config.ConfigError, match="no key 'vt'"):
+        config.read(environment=known | {"WHISPERD_PRIVATE_KEYS": "tv, vt"})
+
+
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(config.ConfigError, match=r"none\.yaml"):
         config.read(tmp_path / "none.yaml", {})

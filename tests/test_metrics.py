@@ -98,6 +98,21 @@ def test_names_that_clients_make_up_are_no_labels(http: httpx.Client) -> None:
     assert value(http, "whisperd_http_requests_total", route="/v1/models/{id:path}", status="404") >= 1
 
 
+def test_jobs_and_their_webhooks_are_counted(http: httpx.Client) -> None:
+    for media in (WAV, b"no sound" * 50):
+        assert post(http, media, "?async=true").status_code == 202
+    until(lambda: value(http, "whisperd_jobs_total", outcome="succeeded") == 1, 60)
+    until(lambda: value(http, "whisperd_jobs_total", outcome="failed") == 1, 60)
+    film = wav(talk(SENTENCES * 20))
+    jobs = [post(http, film, "?async=true").json()["id"] for _ in range(8)]
+    until(lambda: value(http, "whisperd_jobs_running") > 0, 60)
+    assert value(http, "whisperd_job_queue_length") > 0
+    for job in jobs:
+        http.delete(f"/v1/jobs/{job}")
+    assert value(http, "whisperd_jobs_total", outcome="cancelled") == 8
+    assert value(http, "whisperd_jobs_running") == value(http, "whisperd_job_queue_length") == 0
+
+
 def test_a_worker_that_dies_is_counted(own: Server, http: httpx.Client) -> None:
     before = value(http, "whisperd_workers_restarted_total", process="worker")
     media = wav(talk(SENTENCES * 6))

@@ -15,7 +15,9 @@ from server.openapi import Answer, operation
     refusals=refusals(),
 )
 async def metrics(request: Request) -> Response:
-    return Response(services(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+    serving = services(request)
+    serving.metrics.jobs(await serving.jobs.count("queued"), await serving.jobs.count("running"))
+    return Response(serving.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 ROUTES = [Route("/metrics", metrics), Route("/v1/metrics", metrics)]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -276,6 +277,9 @@ def test_a_webhook_is_tried_until_it_is_taken_and_signed(
     until(lambda: client.get(f"/v1/jobs/{id}").json()["webhook"]["state"] == "delivered")
     tries = client.get(f"/v1/jobs/{id}").json()["webhook"]["deliveries"]
     assert [one["status"] for one in tries] == [503, 503, 204]
+    told = client.get("/metrics").text
+    assert 'whisperd_webhooks_total{outcome="refused"} 2.0' in told
+    assert re.search(r'^whisperd_webhooks_total{outcome="taken"} [1-9]', told, re.MULTILINE)
 
 
 def test_a_failure_has_a_webhook_too(client: httpx.Client, receiver: Receiver) -> None:

@@ -347,19 +347,22 @@ def test_old_and_large_results_go(tmp_path: Path) -> None:
         assert left() == [job["id"] for job in reversed(jobs)][: len(left())]
 
 
-def test_a_key_sees_its_own_jobs(tmp_path: Path) -> None:
+def test_a_key_sees_its_own_jobs_and_is_private_where_told(tmp_path: Path) -> None:
     keys = {name: f"a-secret-of-{name}-alone" for name in ("anna", "bob", "root")}
     lines = ",".join(f"{name}={'admin:' * (name == 'root')}{key}" for name, key in keys.items())
-    with serving(tmp_path, environment={"WHISPERD_KEYS": lines}) as server, server.client() as client:
+    settings = {"WHISPERD_KEYS": lines, "WHISPERD_PRIVATE_KEYS": "bob"}
+    with serving(tmp_path, environment=settings) as server, server.client() as client:
 
         def seen(name: str, path: str) -> httpx.Response:
             return client.get(path, headers={"Authorization": f"Bearer {keys[name]}"})
 
-        job = client.post(
-            "/v1/audio/transcriptions?async=true",
-            files={"file": ("a.wav", TWO)},
-            headers={"Authorization": f"Bearer {keys['anna']}"},
-        ).json()["id"]
+        def submitted(name: str) -> str:
+            client.headers["Authorization"] = f"Bearer {keys[name]}"
+            done = ended(client, submit(client))
+            del client.headers["Authorization"]
+            return str(done["id"])
+
+        job = submitted("anna")
         assert {name: len(seen(name, "/v1/jobs").json()["data"]) for name in keys} == {
             "anna": 1,
             "bob": 0,
@@ -369,6 +372,11 @@ def test_a_key_sees_its_own_jobs(tmp_path: Path) -> None:
             assert seen("bob", path).json()["error"]["code"] == "job_not_found"
         assert seen("root", f"/v1/jobs/{job}").json()["id"] == job
         assert client.get("/v1/jobs").status_code == 401
+        result = f"/v1/jobs/{submitted('bob')}/result"
+        assert [seen("bob", result).status_code for _ in range(2)] == [200, 404]
+        assert [seen("anna", f"/v1/jobs/{job}/result").status_code for _ in range(2)] == [200, 200]
+        (kept,) = (tmp_path / "jobs" / "results").iterdir()
+        assert kept.stem == job
 
 
 def test_silence_is_a_result(client: httpx.Client) -> None:
