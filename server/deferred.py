@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, NotRequired, get_args
+from typing import Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -26,8 +26,6 @@ from server.types import Event, Job, JobRequest, JobState, Priority, Task
 
 _LONGEST_KEY = 255
 
-_PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-
 _PREFERENCE = re.compile(r"(^|,)\s*respond-async\s*(;|,|$)", re.IGNORECASE)
 
 
@@ -36,7 +34,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    as_job: bool | None = Field(None, alias="async")
+    as_job: fields.Flag = Field(None, alias="async")
     """The answer is a job (202), which outlives the request."""
     webhook: str = ""
     """Where the job's result is sent."""
@@ -144,25 +142,17 @@ def wanted(request: Request) -> Deferral | None:
     key = request.headers.get("idempotency-key", "")
     if len(key) > _LONGEST_KEY or not key.isprintable():
         raise BadField(f"Idempotency-Key: has at most {_LONGEST_KEY} printable characters", "Idempotency-Key")
-    asked = fields.query_flag(request, "async")
-    is_async = _preferred(request) if asked is None else asked
-    webhook = request.query_params.get("webhook", "")
+    asked = fields.query(request, Query)
+    is_async = _preferred(request) if asked.as_job is None else asked.as_job
     if not (is_async or key):
-        if webhook:
+        if asked.webhook:
             raise BadField("webhook: only a job has one; add async=true", "webhook")
         return None
-    return Deferral(is_async, key, priority(request.query_params.get("priority") or "normal"), webhook)
+    return Deferral(is_async, key, asked.priority, asked.webhook)
 
 
 def _preferred(request: Request) -> bool:
     return any(_PREFERENCE.search(header) for header in request.headers.getlist("prefer"))
-
-
-def priority(value: str) -> Priority:
-    for known in _PRIORITIES:
-        if value == known:
-            return known
-    raise BadField(f'priority: "{value[:40]}" is not one of ' + ", ".join(_PRIORITIES), "priority")
 
 
 async def submit(request: Request, deferral: Deferral, job: JobRequest, spool: Spool | None) -> Job:

@@ -38,6 +38,18 @@ _TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": F
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
+
+def _truth(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() not in _TRUTH:
+        raise ValueError(f'"{value[:40]}" is neither true nor false')
+    return _TRUTH[value.lower()]
+
+
+Flag = Annotated[bool | None, BeforeValidator(_truth)]
+"""A field's type: a flag as Go's ParseBool reads it; None where it is absent."""
+
 Language = Annotated[str | None, BeforeValidator(lambda value: languages.code(str(value or "")))]
 """A field's type: a language as people write it, an ISO-639-1 code within; None for detection."""
 
@@ -229,19 +241,9 @@ def _place(name: str) -> tuple[str, str]:
     return found["name"], "" if key.isdecimal() else key
 
 
-def query_flag(request: Request, name: str) -> bool | None:
-    """A flag of the query; None where it is absent, or empty."""
-    value = request.query_params.get(name)
-    if not value:
-        return None
-    if value.lower() not in _TRUTH:
-        raise BadField(f'{name}: "{value[:40]}" is neither true nor false', name)
-    return _TRUTH[value.lower()]
-
-
 def query(request: Request, asked: type[Asked]) -> Asked:
     """The fields of the query. Unknown ones are ignored, empty ones are as if absent. Raises BadField."""
-    return _checked(asked, {name: value for name, value in request.query_params.items() if value})
+    return _checked(asked, _once(asked, request.query_params.multi_items(), empty=False))
 
 
 @asynccontextmanager
@@ -283,12 +285,26 @@ async def small(request: Request, asked: type[Asked], *, grace: float, rate: flo
         body += chunk
         if len(body) > _SMALL:
             raise TooLarge(f"the body is larger than {_SMALL:,} bytes")
+    return _checked(asked, _once(asked, await _pairs(request, bytes(body))))
+
+
+def _once(asked: type[BaseModel], pairs: list[tuple[str, Any]], *, empty: bool = True) -> dict[str, Any]:
+    """The fields by name, each sent once; `empty`: also those that are empty. Raises BadField."""
+    known = names(asked)
     fields: dict[str, Any] = {}
-    for name, value in await _pairs(request, bytes(body)):
-        if name in fields and name in asked.model_fields:
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name in seen and name in known:
             raise BadField(f"{name[:80]}: the field was sent twice", name[:80])
-        fields[name] = value
-    return _checked(asked, fields)
+        seen.add(name)
+        if empty or value:
+            fields[name] = value
+    return fields
+
+
+def names(asked: type[BaseModel]) -> set[str]:
+    """What a model's fields are called where they are sent."""
+    return {field.alias or name for name, field in asked.model_fields.items()}
 
 
 async def _pairs(request: Request, body: bytes) -> list[tuple[str, Any]]:

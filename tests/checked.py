@@ -38,10 +38,10 @@ READ: ContextVar[set[str]] = ContextVar("READ")
 """Fields that `fields.py` was asked for in this request."""
 
 READERS: dict[str, Callable[[inspect.BoundArguments], set[str]]] = {
-    "small": lambda call: set(call.arguments["asked"].model_fields),
-    "query": lambda call: set(call.arguments["asked"].model_fields),
+    "small": lambda call: fields.names(call.arguments["asked"]),
+    "query": lambda call: fields.names(call.arguments["asked"]),
     "arriving": lambda call: set(),
-    "query_flag": lambda call: {call.arguments["name"]},
+    "names": lambda call: set(),
     "put": lambda call: set(),
     "paced": lambda call: set(),
 }

@@ -236,7 +236,7 @@ class AskedToDiarize(Asked):
 class Streamed(deferred.Query):
     """The query."""
 
-    stream: bool | None = None
+    stream: fields.Flag = None
     """go-whisper's events; it wins over the field."""
 
 
@@ -427,7 +427,7 @@ ROUTES = [
 async def _answer(request: Request, task: Task, empty: Asked) -> Response:
     serving = services(request)
     limits = serving.config
-    events_wanted = fields.query_flag(request, "stream")
+    events_wanted = fields.query(request, Streamed).stream
     deferral = deferred.wanted(request)
     if not deferral:
         serving.readers.refuse_if_full()  # before gigabytes are sent for nothing

@@ -148,7 +148,7 @@ class Submitted(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    fal_webhook: str | None = None
+    fal_webhook: str = ""
     """Where the output is posted."""
 
 
@@ -168,7 +168,7 @@ class Logged(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    logs: bool | None = None
+    logs: fields.Flag = None
     """With what happened so far."""
 
 
@@ -177,7 +177,7 @@ class Signed(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    owner: str | None = None
+    owner: str = ""
     """Whose file it is."""
     until: int
     """Unix time until which the address is good."""
@@ -508,7 +508,7 @@ async def submit(request: Request) -> Response:
     if _host(request) in ("fal.run", "run"):
         return await _run(request)
     serving = services(request)
-    webhook = request.query_params.get("fal_webhook", "")
+    webhook = fields.query(request, Submitted).fal_webhook
     async with _asked(request) as (job, media):
         kept = await serving.jobs.submit(
             job,
@@ -690,7 +690,7 @@ async def _status(request: Request, job: Job, logs: bool) -> dict[str, object]:
 
 
 def _wants_logs(request: Request) -> bool:
-    return bool(fields.query_flag(request, "logs"))
+    return bool(fields.query(request, Logged).logs)
 
 
 def _logs(job: Job) -> list[dict[str, object]]:
@@ -768,14 +768,13 @@ async def put(request: Request) -> Response:
 def _signed(request: Request) -> tuple[_Place, str]:
     """What an address of `initiate` is for, and whose it is. Raises Refused."""
     place = _Place(request.path_params["id"], request.path_params["name"])
-    query = request.query_params
-    who, until = query.get("owner", ""), query.get("until", "")
+    asked = fields.query(request, Signed)
     signer = services(request).jobs.signer
-    if not signer.is_signed(query.get("signature", ""), "upload", place.id, place.name, who, until):
+    if not signer.is_signed(asked.signature, "upload", place.id, place.name, asked.owner, str(asked.until)):
         raise errors.Refused("this address was not given by this server")
-    if int(until) < time.time():
+    if asked.until < time.time():
         raise errors.Refused("the time of this address is over; ask for another one")
-    return place, who
+    return place, asked.owner
 
 
 async def _kept(request: Request, place: _Place, who: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,6 +22,7 @@ from server.openapi import Answer, Events, answer, closed, operation
 from server.types import Done, Job, JobState, Progress, Segment, Started, Style, Task, Transcript, Waiting
 
 _MOST = 100
+_LAST = 10**11
 
 
 @closed
@@ -63,6 +64,22 @@ class JobSummary(TypedDict):
     warnings: Sequence[str]
 
 
+def _states(text: str) -> str:
+    known = get_args(JobState)
+    if unknown := [state for state in text.split(",") if state and state not in known]:
+        raise ValueError(f'"{unknown[0][:40]}" is not one of ' + ", ".join(known))
+    return text
+
+
+_STATES = {"type": "string", "pattern": f"^,*(({'|'.join(get_args(JobState))})(,+|$))*$"}
+
+
+def _format(name: str) -> str:
+    if name not in formats.names():
+        raise ValueError(f'"{name[:40]}" is not one of ' + ", ".join(formats.names()))
+    return name
+
+
 class Wanted(BaseModel):
     """Which jobs are listed."""
 
@@ -70,7 +87,7 @@ class Wanted(BaseModel):
 
     limit: int = Field(20, ge=1, le=_MOST)
     """How many at most."""
-    status: str = ""
+    status: Annotated[str, AfterValidator(_states), WithJsonSchema(_STATES)] = ""
     """In these states, with commas between them."""
     model: str = ""
     """Of this model."""
@@ -86,17 +103,17 @@ class Written(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     response_format: Annotated[
-        str | None, WithJsonSchema({"type": "string", "enum": list(formats.names())})
-    ] = None
+        str, AfterValidator(_format), WithJsonSchema({"type": "string", "enum": ["", *formats.names()]})
+    ] = ""
     """Its format; absent: as the job was submitted."""
-    words: bool | None = None
+    words: fields.Flag = None
     """Times of words, in verbose_json."""
 
 
 class Followed(Written):
     """How events are written."""
 
-    last_event_id: int = Field(0, ge=0)
+    last_event_id: int = Field(0, ge=0, lt=_LAST)
     """The number of the last event that was seen."""
 
 
@@ -133,18 +150,17 @@ _FAILED = refusals(
 )
 @v1
 async def listing(request: Request) -> Response:
-    query = request.query_params
-    limit = _limit(query.get("limit") or "20")
+    asked = fields.query(request, Wanted)
     found = await services(request).jobs.select(
         sees(request),
-        states=_states(query.get("status") or ""),
-        model=query.get("model") or "",
-        key=query.get("idempotency_key") or "",
-        before=query.get("after") or "",
-        limit=limit + 1,
+        states=tuple(state for state in get_args(JobState) if state in asked.status.split(",")),
+        model=asked.model,
+        key=asked.idempotency_key,
+        before=asked.after,
+        limit=asked.limit + 1,
     )
-    data = [await deferred.document(request, job) for job in found[:limit]]
-    return JSONResponse({"object": "list", "data": data, "has_more": len(found) > limit})
+    data = [await deferred.document(request, job) for job in found[: asked.limit]]
+    return JSONResponse({"object": "list", "data": data, "has_more": len(found) > asked.limit})
 
 
 @operation(
@@ -200,8 +216,9 @@ async def result(request: Request) -> Response:
     jobs, found = services(request).jobs, await _find(request)
     if not found.is_finished:
         return JSONResponse(await deferred.document(request, found), 202, {"Retry-After": "1"})
-    name = _format(request, found.request.response_format)
-    style = _style(request, found.request.style)
+    asked = fields.query(request, Written)
+    name = asked.response_format or found.request.response_format
+    style = _style(asked, found.request.style)
     transcript = await jobs.result(found.id)
     format = formats.find(name)
     answer = document(format.write(transcript, style), format.MEDIA_TYPE, {"X-Job-Id": found.id})
@@ -221,9 +238,11 @@ async def result(request: Request) -> Response:
 async def events(request: Request) -> Response:
     """The job's events; `Last-Event-ID` goes on where an earlier stream broke off."""
     jobs, found = services(request).jobs, await _find(request)
-    name = _format(request, "verbose_json")
-    style = _style(request, found.request.style)
-    after = _number(request.headers.get("last-event-id") or request.query_params.get("last_event_id") or "0")
+    asked = fields.query(request, Followed)
+    name = asked.response_format or "verbose_json"
+    style = _style(asked, found.request.style)
+    header = request.headers.get("last-event-id")
+    after = _number(header) if header else asked.last_event_id
 
     async def told() -> AsyncGenerator[Numbered]:
         async with aclosing(jobs.follow(found.id)) as following:
@@ -269,39 +288,15 @@ async def _find(request: Request) -> Job:
     return await services(request).jobs.find(request.path_params["id"], sees(request))
 
 
-def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST):
-        raise BadField(f"limit: must be a number from 1 to {_MOST}", "limit")
-    return int(text)
-
-
-def _states(text: str) -> tuple[JobState, ...]:
-    states = tuple(part for part in text.split(",") if part)
-    if unknown := [state for state in states if state not in get_args(JobState)]:
-        raise BadField(
-            f'status: "{unknown[0][:40]}" is not one of ' + ", ".join(get_args(JobState)), "status"
-        )
-    return tuple(known for known in get_args(JobState) if known in states)
-
-
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 12):
         raise BadField("Last-Event-ID: must be the number of an event of this job", "Last-Event-ID")
     return int(text)
 
 
-def _format(request: Request, default: str) -> str:
-    name = request.query_params.get("response_format") or default
-    if name not in formats.names():
-        known = ", ".join(formats.names())
-        raise BadField(f'response_format: "{name[:40]}" is not one of {known}', "response_format")
-    return name
-
-
-def _style(request: Request, style: Style) -> Style:
+def _style(asked: Written, style: Style) -> Style:
     """The job's style, but for what the query changes."""
-    words = fields.query_flag(request, "words")
-    return style if words is None else replace(style, words=words)
+    return style if asked.words is None else replace(style, words=asked.words)
 
 
 async def _written(

@@ -39,7 +39,7 @@ class Available(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    available: bool | None = None
+    available: fields.Flag = None
     """Also the models of the catalogue that are not installed."""
 
 
@@ -48,7 +48,7 @@ class Streamed(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    stream: bool | None = None
+    stream: fields.Flag = None
     """Events while it goes on, as go-whisper sends them."""
 
 
@@ -205,7 +205,7 @@ async def installed(request: Request) -> Response:
     residents = _residents(serving)
     infos = serving.models.installed() + serving.pipelines.installed()
     models = [document(info, residents.get(info.id)) for info in infos]
-    if fields.query_flag(request, "available"):
+    if fields.query(request, Available).available:
         here = {model["id"] for model in models}
         models += [offer(entry) for entry in catalogue.entries() if entry.id not in here]
     return _list(models)
@@ -380,7 +380,7 @@ async def _small(request: Request, asked: type[fields.Asked]) -> fields.Asked:
 async def pull(request: Request) -> Response:
     """Leaving does not stop a download: other clients may wait for it, and nobody wants half of one."""
     serving = services(request)
-    streamed = fields.query_flag(request, "stream")
+    streamed = fields.query(request, Streamed).stream
     wanted = await _small(request, Wanted)
     here = serving.pulls.find(wanted.path, wanted.repo)
     async with AsyncExitStack() as stack:
