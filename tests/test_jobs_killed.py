@@ -1,20 +1,20 @@
 """Jobs and their webhooks over `kill -9`, at the points where it hurts and at others."""
 
+import json
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.dialects.test_jobs import follow
 from tests.receiver import Receiver
 from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, talk, wav
-
-TWO = wav(talk(SENTENCES[:2]))
-TEXT = " ".join(SENTENCES[:2])
 
 SETTINGS = {"WHISPERD_ALLOWED_URL_HOSTS": "localhost", "WHISPERD_WEBHOOK_WAIT": "0.2"}
 
@@ -32,20 +32,25 @@ class Run:
     def __init__(self, data: Path, receiver: Receiver) -> None:
         self.data = data
         self.receiver = receiver
-        self.jobs: list[str] = []
+        self.jobs: dict[str, str] = {}
+        """What each must hear, by its id."""
+        self.seen: list[Any] = []
+        """Events of the job that was followed."""
+        self.followed = ""
 
-    def submit(self, client: httpx.Client, count: int) -> list[str]:
+    def submit(self, client: httpx.Client, count: int, sentences: Sequence[str] = SENTENCES[:2]) -> list[str]:
         """Ids of so many new jobs, all acknowledged."""
+        media = wav(talk(sentences))
         made = []
         for _ in range(count):
             answer = client.post(
                 "/v1/audio/transcriptions",
                 params={"async": "true", "webhook": self.receiver.url},
-                files={"file": ("a.wav", TWO)},
+                files={"file": ("a.wav", media)},
             )
             assert answer.status_code == 202, answer.text
             made.append(answer.json()["id"])
-        self.jobs += made
+        self.jobs |= dict.fromkeys(made, " ".join(sentences))
         return made
 
     def killed(self, count: int, when: Callable[[httpx.Client, list[str]], object]) -> None:
@@ -54,12 +59,31 @@ class Run:
             when(client, self.submit(client, count))
             kill(server)
 
+    def killed_while_followed(self, count: int) -> None:
+        """A server that is killed in the middle of a long job, with others in line."""
+        with serving(self.data, environment=SETTINGS) as server, server.client() as client:
+            (self.followed,) = self.submit(client, 1, SENTENCES)
+            self.submit(client, count - 1)
+            self.seen = follow(client, {"id": self.followed}, most=3)
+            kill(server)
+
+    def goes_on(self, client: httpx.Client) -> None:
+        """The stream of events that the kill broke off goes on where it was."""
+        rest = follow(client, {"id": self.followed}, after=self.seen[-1][0])
+        assert rest[-1][2]["text"] == self.jobs[self.followed]
+        told = [int(number) for number, _, _ in self.seen + rest]
+        assert told == list(range(1, len(told) + 1))
+        job = client.get(f"/v1/jobs/{self.followed}").json()
+        assert "after a restart" in json.dumps(job["logs"])
+        assert job["attempts"] > 1
+
     def check(self) -> None:
         """After another start, everything is right and told."""
         with serving(self.data, environment=SETTINGS) as server, server.client() as client:
             until(lambda: count(client, "queued,running") == 0, 120)
-            for id in self.jobs:
-                assert client.get(f"/v1/jobs/{id}/result").json()["text"] == TEXT
+            for id, text in self.jobs.items():
+                assert client.get(f"/v1/jobs/{id}/result").json()["text"] == text
+            self.goes_on(client)
             until(lambda: all(self.receiver.of(id) for id in self.jobs), 60)
             assert count(client, "succeeded") == len(self.jobs)
 
@@ -82,7 +106,7 @@ def killed_at_each_point(run: Run, each: int) -> None:
     # After the acknowledgement.
     run.killed(each, lambda client, ids: None)
     # In the middle of a window.
-    run.killed(each, lambda client, ids: until(lambda: count(client, "running")))
+    run.killed_while_followed(each)
     # The result is written, and its webhook has found nobody.
     receiver.refusing = 10**6
     run.killed(each, lambda client, ids: until(lambda: is_done(client, ids[0]), 60))

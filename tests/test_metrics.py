@@ -103,7 +103,7 @@ def test_jobs_and_their_webhooks_are_counted(http: httpx.Client) -> None:
         assert post(http, media, "?async=true").status_code == 202
     until(lambda: value(http, "whisperd_jobs_total", outcome="succeeded") == 1, 60)
     until(lambda: value(http, "whisperd_jobs_total", outcome="failed") == 1, 60)
-    film = wav(talk(SENTENCES * 20))
+    film = wav(talk(SENTENCES * 10))
     jobs = [post(http, film, "?async=true").json()["id"] for _ in range(8)]
     until(lambda: value(http, "whisperd_jobs_running") > 0, 60)
     assert value(http, "whisperd_job_queue_length") > 0

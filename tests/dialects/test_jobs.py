@@ -1,7 +1,5 @@
 """Requests as jobs: over /v1 and the line's breaks."""
 
-import json
-import signal
 import socket
 import threading
 import time
@@ -198,7 +196,8 @@ def test_cancelling_frees_the_line_and_removes_the_media(client: httpx.Client, s
 
 
 def test_a_request_does_not_wait_for_the_line_of_jobs(client: httpx.Client) -> None:
-    jobs = [submit(client, wav(talk(SENTENCES * 10))) for _ in range(6)]
+    long = wav(talk(SENTENCES * 10))
+    jobs = [submit(client, long) for _ in range(6)]
     answer = client.post("/v1/audio/transcriptions", files={"file": ("a.wav", TWO)})
     assert answer.json()["text"] == TEXT
     waiting = [client.delete(f"/v1/jobs/{job['id']}").json()["status"] for job in jobs]
@@ -294,57 +293,34 @@ def test_a_file_or_an_address_but_not_both(client: httpx.Client) -> None:
     assert answer.json()["error"]["param"] == "url"
 
 
-# Deaths -----------------------------------------------------------------------------------------------
+# What is kept -----------------------------------------------------------------------------------------
 
 
-def test_what_was_acknowledged_is_done_after_a_kill(tmp_path: Path) -> None:
-    """Killed in the middle of a window, with others in line; everything is there after the next start."""
-    with serving(tmp_path) as server, server.client() as client:
-        jobs = [submit(client, wav(talk(SENTENCES)))] + [submit(client) for _ in range(3)]
-        seen = follow(client, jobs[0], most=3)
-        server.process.send_signal(signal.SIGKILL)
-        server.process.wait()
-    with serving(tmp_path) as server, server.client() as client:
-        done = [ended(client, job) for job in jobs]
-        assert [job["status"] for job in done] == ["succeeded"] * 4
-        rest = follow(client, jobs[0], after=seen[-1][0])
-        assert rest[-1][2]["text"] == " ".join(SENTENCES)
-        assert [int(number) for number, _, _ in seen + rest] == list(range(1, len(seen + rest) + 1))
-        for job in jobs[1:]:
-            assert client.get(f"/v1/jobs/{job['id']}/result").json()["text"] == TEXT
-        log = json.dumps(done[0]["logs"])
-        assert "after a restart" in log or done[0]["attempts"] == 1
-
-
-def test_a_server_that_is_not_told_to_keep_jobs_makes_no_store(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, server.client() as client:
-        assert client.get("/v1/jobs").json() == {"object": "list", "data": [], "has_more": False}
-        assert client.get("/v1/jobs/none").status_code == 404
-        assert not (tmp_path / "jobs").exists()
-
-
-def test_nothing_private_is_kept(tmp_path: Path) -> None:
-    with serving(tmp_path, environment={"WHISPERD_PRIVATE": "true"}) as server, server.client() as client:
-        job = ended(client, submit(client))
-        result = f"/v1/jobs/{job['id']}/result"
-        assert client.get(result).json()["text"] == TEXT
-        assert client.get(result).status_code == 404
-        assert not [*(tmp_path / "jobs" / "results").iterdir()]
-        assert not [*(tmp_path / "jobs" / "blobs").glob("??/*")]
-        assert SENTENCES[0].encode() not in (tmp_path / "jobs" / "jobs.sqlite").read_bytes()
-
-
-def test_old_and_large_results_go(tmp_path: Path) -> None:
+def test_no_more_is_kept_than_is_told(tmp_path: Path) -> None:
+    """No store before the first job; results up to a size; nothing at all where all is private."""
+    folder = tmp_path / "jobs"
     settings = {"WHISPERD_JOBS_SIZE": "12KB"}
     with serving(tmp_path, environment=settings) as server, server.client() as client:
+        assert client.get("/v1/jobs").json() == {"object": "list", "data": [], "has_more": False}
+        assert client.get("/v1/jobs/none").status_code == 404
+        assert not folder.exists()
         jobs = [ended(client, submit(client)) for _ in range(4)]
+    settings["WHISPERD_PRIVATE"] = "true"
     with serving(tmp_path, environment=settings) as server, server.client() as client:
 
         def left() -> list[str]:
             return [job["id"] for job in client.get("/v1/jobs").json()["data"]]
 
-        until(lambda: len([*(tmp_path / "jobs" / "results").iterdir()]) == len(left()) < 3)
-        assert left() == [job["id"] for job in reversed(jobs)][: len(left())]
+        until(lambda: len([*(folder / "results").iterdir()]) == len(left()) < 3)
+        kept = left()
+        assert kept == [job["id"] for job in reversed(jobs)][: len(kept)]
+        job = ended(client, submit(client))
+        result = f"/v1/jobs/{job['id']}/result"
+        assert client.get(result).json()["text"] == TEXT
+        assert client.get(result).status_code == 404
+        assert {path.stem for path in (folder / "results").iterdir()} == set(kept)
+        assert not [*(folder / "blobs").glob("??/*")]
+        assert SENTENCES[0].encode() not in (folder / "jobs.sqlite").read_bytes()
 
 
 def test_a_key_sees_its_own_jobs_and_is_private_where_told(tmp_path: Path) -> None:
