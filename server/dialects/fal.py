@@ -737,7 +737,7 @@ async def initiate(request: Request) -> Response:
     asked = await fields.small(request, Upload, grace=limits.upload_grace, rate=limits.upload_rate)
     await serving.jobs.refuse_if_stored(1, owner(request))
     place = _new_place(asked.file_name)
-    base = public_base(request)
+    base = _base(request)
     until = str(int(time.time()) + _UPLOAD_TIME)
     who = owner(request)
     mark = serving.jobs.signer.sign("upload", place.id, place.name, who, until)
@@ -762,7 +762,7 @@ async def put(request: Request) -> Response:
     """A file, at the address that it was given."""
     place, who = _signed(request)
     await _kept(request, place, who)
-    return JSONResponse({"file_url": public_base(request) + place.path()})
+    return JSONResponse({"file_url": _base(request) + place.path()})
 
 
 def _signed(request: Request) -> tuple[_Place, str]:
@@ -815,7 +815,7 @@ async def upload(request: Request) -> Response:
     """A file, by whoever has a key."""
     place = _new_place(request.headers.get("x-fal-file-name", ""))
     await _kept(request, place, owner(request))
-    return JSONResponse({"access_url": public_base(request) + place.path()})
+    return JSONResponse({"access_url": _base(request) + place.path()})
 
 
 @operation(

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from nacl.signing import VerifyKey
 from tests.receiver import Receiver
 from tests.serving import ROOT, Server, serving, until
 from tests.speech import SENTENCES, talk, wav
+from tests.terminator import Terminator
 
 TWO = wav(talk(SENTENCES[:2]))
 TEXT = " ".join(SENTENCES[:2])
@@ -185,6 +188,30 @@ def test_a_key_that_is_not_known_is_refused_as_fal_does(
     stranger._client.close()
     assert refused.value.status_code == 401
     assert httpx.post(f"{server.url}/{APP}", json={}).json().keys() == {"detail"}
+
+
+def test_python_works_as_it_comes_where_tls_ends_before_the_server(server: Server, tmp_path: Path) -> None:
+    """Its addresses are fal's own; a proxy leads them here."""
+    sound = tmp_path / "two.wav"
+    sound.write_bytes(TWO)
+    terminator = Terminator(int(server.url.rpartition(":")[2]), FALS.split(","), tmp_path)
+    try:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "FAL_KEY": KEY,
+            "HTTPS_PROXY": terminator.url,
+            "SSL_CERT_FILE": str(terminator.certificate),
+        }
+        command = [sys.executable, str(Path(__file__).with_name("fal_unmodified.py")), APP, str(sound)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finally:
+        terminator.close()
+    assert ran.returncode == 0, ran.stderr + server.log
+    told = json.loads(ran.stdout)
+    whole = {"output": TEXT, "partial": False}
+    assert told["address"].startswith("https://v3.fal.media/files/b/w")
+    assert [told["subscribed"], told["ran"], told["streamed"][-1]] == [whole] * 3
+    assert terminator.connections >= 3
 
 
 # Hosts, files and webhooks ----------------------------------------------------------------------------
