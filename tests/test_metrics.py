@@ -107,9 +107,8 @@ def test_jobs_and_their_webhooks_are_counted(http: httpx.Client) -> None:
     jobs = [post(http, film, "?async=true").json()["id"] for _ in range(8)]
     until(lambda: value(http, "whisperd_jobs_running") > 0, 60)
     assert value(http, "whisperd_job_queue_length") > 0
-    for job in jobs:
-        http.delete(f"/v1/jobs/{job}")
-    assert value(http, "whisperd_jobs_total", outcome="cancelled") == 8
+    told = [http.delete(f"/v1/jobs/{job}").json().get("status") for job in jobs]
+    assert value(http, "whisperd_jobs_total", outcome="cancelled") == told.count("cancelled") > 0
     assert value(http, "whisperd_jobs_running") == value(http, "whisperd_job_queue_length") == 0
 
 
