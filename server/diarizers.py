@@ -19,13 +19,13 @@ import msgspec
 
 from server import errors
 from server.child import Child, ChildGone, Parent
-from server.engines import Stopped
+from server.engines import Report, Stopped
 from server.errors import ModelBroken, SpeechError, WorkFailed
 from server.runners import Residence
 from server.types import Diarized, ModelInfo, SpeakerCount
 
 if TYPE_CHECKING:
-    from server.engines.pyannote import Engine, Pcm
+    from server.engines.pyannote import Diarizer, Pcm
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,6 @@ _TELL = 0.25
 
 _GRACE = 5.0
 """Seconds a process has to give up its work when told to; then it is killed."""
-
-Report = Callable[[float], None]
-"""Is told the share of the work that is done, 0 to 1."""
-
 
 # What the two sides say -------------------------------------------------------------------------------
 
@@ -267,11 +263,11 @@ async def _answer(child: Child[FromProcess], report: Report) -> FromProcess:
 
 def main() -> None:
     """A process with one pipeline: its folder and the number of threads are its arguments."""
-    from server.engines.pyannote import Engine
+    from server.engines.pyannote import Diarizer
 
     parent = Parent[ToProcess](ToProcess)
     try:
-        engine = Engine(Path(sys.argv[3]), int(sys.argv[4]))
+        engine = Diarizer(Path(sys.argv[3]), int(sys.argv[4]))
     except SpeechError as error:
         parent.send(Failed(type(error).__name__, str(error)))
         return
@@ -290,7 +286,7 @@ def main() -> None:
         parent.send(_do(works.get(), engine, parent, stopped))
 
 
-def _do(work: Work, engine: "Engine", parent: Parent[ToProcess], stopped: set[int]) -> FromProcess:
+def _do(work: Work, engine: "Diarizer", parent: Parent[ToProcess], stopped: set[int]) -> FromProcess:
     def stop() -> bool:
         return work.number in stopped
 

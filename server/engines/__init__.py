@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.types import LONGEST_WINDOW, Decode, Heard, Loading, Piece
+from server.types import LONGEST_WINDOW, Decode, Diarized, Heard, Loading, Piece, SpeakerCount
 
 Stop = Callable[[], bool]
 """Asked by an engine during its work: True says that nobody waits for the result any more."""
@@ -84,6 +84,28 @@ class Speaker(Protocol):
 
     def say(self, piece: Piece, speaker: str, emit: Emit, stop: Stop) -> None:
         """Speak a piece, handing its sound over as it is made. Returns early when `stop()` is."""
+
+    def describe(self) -> str:
+        """One line for people: library and version."""
+
+
+Report = Callable[[float], None]
+"""Is told the share of the work that is done, 0 to 1."""
+
+
+class Diarizer(Protocol):
+    """Who spoke when. A module of this folder has one as `Diarizer`; diarizers.py runs it."""
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        """Load the folder at `path`. Raises ModelBroken where the library refuses it."""
+
+    def diarize(
+        self, pcm: NDArray[np.float32], speakers: SpeakerCount, report: Report, stop: Stop
+    ) -> Diarized:
+        """The turns in `pcm`, float32 mono 16 kHz of any length. Raises Stopped soon after `stop()` is."""
+
+    def voice(self, pcm: NDArray[np.float32], stop: Stop) -> tuple[float, ...]:
+        """The embedding of the one voice in `pcm`. Raises TooShort, also where several speak."""
 
     def describe(self) -> str:
         """One line for people: library and version."""

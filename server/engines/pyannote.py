@@ -13,7 +13,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,11 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from server.engines import Stop, Stopped
+from server.engines import Report, Stop, Stopped
 from server.errors import ModelBroken, TooShort
 from server.types import SAMPLE_RATE, Diarized, SpeakerCount, Turn
 
 Pcm = NDArray[np.float32]
-
-Report = Callable[[float], None]
-"""Is told the share of the work that is done, 0 to 1."""
 
 _PIPELINE = "pyannote.audio.pipelines.SpeakerDiarization"
 
@@ -52,7 +49,7 @@ _LEAST_VOICE = 1.0
 """Seconds of speech that a voice's sample needs."""
 
 
-class Engine:
+class Diarizer:
     """One loaded pipeline."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
