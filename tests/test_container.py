@@ -39,6 +39,7 @@ SLIM_HAS = {
     "libm",
     "libmvec",
     "libpthread",
+    "libresolv",
     "librt",
     "libstdc++",
     "libz",

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ import httpx
 import pytest
 from nacl.signing import VerifyKey
 
+from tests.node import fetched
 from tests.receiver import Receiver
-from tests.serving import ROOT, Server, serving, until
+from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, talk, wav
 from tests.terminator import Terminator
 
@@ -29,7 +29,6 @@ APP = "nvidia/nemotron-asr-multilingual/asr"
 KEY = "a-key-for-fal-and-nobody-else"
 DATA_URI = f"data:audio/wav;base64,{base64.b64encode(TWO).decode()}"
 PACKAGE = "@fal-ai/client@1"
-FOLDER = ROOT / ".venv" / "node-fal"
 FALS = "queue.fal.run,fal.run,rest.fal.ai,v3.fal.media"
 
 
@@ -62,16 +61,11 @@ def client(server: Server) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def node(server: Server, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What fal's client for Node got; see fal.mjs."""
-    if not (FOLDER / "node_modules" / "@fal-ai").is_dir():
-        npm = shutil.which("npm")
-        assert npm, "npm is missing; scripts/test installs it"
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        install = [npm, "install", "--prefix", str(FOLDER), "--no-audit", "--no-fund", "--silent", PACKAGE]
-        subprocess.run(install, check=True, timeout=300)
+    folder = fetched(PACKAGE)
     sound = tmp_path_factory.mktemp("sound") / "two.wav"
     sound.write_bytes(TWO)
     script = Path(__file__).with_name("fal.mjs")
-    command = ["node", str(script), str(FOLDER), server.url, str(sound), receiver.url, KEY]
+    command = ["node", str(script), str(folder), server.url, str(sound), receiver.url, KEY]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr + server.log
     told: dict[str, Any] = json.loads(ran.stdout)

@@ -1,35 +1,29 @@
 """OpenAI's audio API, spoken to by OpenAI's own client for Node."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving import ROOT, Server
+from tests.node import fetched
+from tests.serving import Server
 from tests.speech import SENTENCES, talk, wav
 
 TEXT = " ".join(SENTENCES[:4])
 PACKAGE = "openai@6"
-FOLDER = ROOT / ".venv" / "node"
 
 
 @pytest.fixture(scope="module")
 def told(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What openai.mjs tells; the client is fetched once, beside the Python packages."""
-    if not (FOLDER / "node_modules" / "openai").is_dir():
-        npm = shutil.which("npm")
-        assert npm, "npm is missing; scripts/test installs it"
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        install = [npm, "install", "--prefix", str(FOLDER), "--no-audit", "--no-fund", "--silent", PACKAGE]
-        subprocess.run(install, check=True, timeout=300)
+    folder = fetched(PACKAGE)
     media = tmp_path_factory.mktemp("node") / "talk.wav"
     media.write_bytes(wav(talk(SENTENCES[:4])))
     script = Path(__file__).with_name("openai.mjs")
     done = subprocess.run(
-        ["node", script, FOLDER, f"{server.url}/v1", media], capture_output=True, text=True, timeout=300
+        ["node", script, folder, f"{server.url}/v1", media], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
