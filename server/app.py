@@ -46,7 +46,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     """No such path or method."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return JSONResponse(dialects.body(error.status_code, message), error.status_code, error.headers)
+    headers = {"Allow": ", ".join(dialects.methods(request.scope))} if error.status_code == 405 else None
+    return JSONResponse(dialects.body(error.status_code, message), error.status_code, headers)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

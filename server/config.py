@@ -43,6 +43,8 @@ class ConfigError(Exception):
 
 def seconds(value: object) -> object:
     """A duration as people and Go write it: 30, "30s", "500ms", "5m", "1h30m0s" -> seconds."""
+    if isinstance(value, bool):
+        raise ValueError("must be a duration")
     if isinstance(value, str) and _DURATION.fullmatch(value):
         return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)([a-z]+)", value))
     return value
@@ -77,7 +79,7 @@ KeepAlive = Annotated[
         {
             "anyOf": [
                 {"type": "number", "minimum": -1},
-                {"type": "string", "pattern": r"^(-1|[0-9]+(\.[0-9]+)?[smhd]?)$"},
+                {"type": "string", "pattern": r"^(-1|[0-9]+(\.[0-9]+)?|([0-9]+(\.[0-9]+)?(ms|[smhd]))+)$"},
             ]
         }
     ),

@@ -34,7 +34,7 @@ class Query(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    as_job: fields.Flag = Field(None, alias="async")
+    as_job: bool | None = Field(None, alias="async")
     """The answer is a job (202), which outlives the request."""
     webhook: str = ""
     """Where the job's result is sent."""

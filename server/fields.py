@@ -33,24 +33,16 @@ _SMALL = 1 << 16
 
 _NESTED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<key>[^\[\]]*)\]")
 
-_TRUTH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-"""What Go's ParseBool takes, any case."""
-
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-def _truth(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if value.lower() not in _TRUTH:
-        raise ValueError(f'"{value[:40]}" is neither true nor false')
-    return _TRUTH[value.lower()]
+def _language(value: object) -> str | None:
+    if not (value is None or isinstance(value, str)):
+        raise ValueError("must be a language's code, a text")
+    return languages.code(value or "")
 
 
-Flag = Annotated[bool | None, BeforeValidator(_truth)]
-"""A field's type: a flag as Go's ParseBool reads it; None where it is absent."""
-
-Language = Annotated[str | None, BeforeValidator(lambda value: languages.code(str(value or "")))]
+Language = Annotated[str | None, BeforeValidator(_language)]
 """A field's type: a language as people write it, an ISO-639-1 code within; None for detection."""
 
 
@@ -325,11 +317,17 @@ async def _pairs(request: Request, body: bytes) -> list[tuple[str, Any]]:
 
 
 def _json(body: bytes) -> list[tuple[str, Any]]:
-    """The pairs of a JSON object; of objects inside it nobody asks here."""
+    """The pairs of a JSON object; objects inside it become dicts."""
     pairs = json.loads(body.decode(), object_pairs_hook=_Pairs)
     if not isinstance(pairs, _Pairs):
         raise ValueError("it is no JSON object")
-    return pairs
+    return [(name, _plain(value)) for name, value in pairs]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Pairs):
+        return {name: _plain(inner) for name, inner in value}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 class _Pairs(list[tuple[str, Any]]):

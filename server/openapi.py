@@ -304,8 +304,9 @@ def _body(body: Body, schemas: "_Schemas") -> Schema:
         return {"required": True, "content": {kind: {"schema": _BINARY} for kind in body}}
     fields = schemas.fields(body.model)
     if isinstance(body, Fields):
-        kinds = (JSON, _URLENCODED, _FORM)
-        return {"required": body.required, "content": {kind: {"schema": fields} for kind in kinds}}
+        content = {JSON: {"schema": schemas.nullable(body.model)}}
+        content |= {kind: {"schema": fields} for kind in (_URLENCODED, _FORM)}
+        return {"required": body.required, "content": content}
     # Lists are written as OpenAI's clients write them.
     fields["properties"] = {
         name + "[]" * (schema.get("type") == "array"): schema for name, schema in fields["properties"].items()
@@ -328,7 +329,7 @@ def _answer(answer: Answer, schemas: "_Schemas") -> Schema:
     for kind, told in answer.content.items():
         if isinstance(told, Events):
             events = {name: schemas.of(data) for name, data in told.data.items()}
-            content[_EVENTS] = {"schema": {"type": "string"}, "x-events": events}
+            content[_EVENTS] = {"x-events": events}
             if told.last:
                 content[_EVENTS]["x-last"] = told.last
         elif isinstance(told, Lines):
@@ -362,9 +363,18 @@ class _Schemas:
 
     def fields(self, model: type[BaseModel]) -> Schema:
         """The schema of what we read from a form: a field that is not there is absent, never null."""
+        schema = self.nullable(model)
+        schema["properties"] = {
+            name: _written(_present(field)) for name, field in schema["properties"].items()
+        }
+        return schema
+
+    def nullable(self, model: type[BaseModel]) -> Schema:
+        """The schema of what we read from JSON, where null is as if absent if the field says so."""
         schema = model.model_json_schema(mode="validation", ref_template=_SHARED)
         self.shared |= schema.pop("$defs", {})
-        schema["properties"] = {name: _present(field) for name, field in schema["properties"].items()}
+        for property in schema["properties"].values():
+            property.pop("title", None)
         schema.pop("title", None)
         schema.pop("description", None)
         return schema
@@ -380,6 +390,19 @@ def _types(told: Operation) -> Iterator[Any]:
                     yield data
                 case _:
                     yield content
+
+
+def _written(field: Schema) -> Schema:
+    """A field's schema as text: a flag has many words, and an empty field is as if absent."""
+    if any("pattern" in kind for kind in field.get("anyOf", ())):
+        return {**field, "anyOf": [*field["anyOf"], {"const": ""}]}
+    if field.get("type") != "boolean":
+        return field
+    kept = {name: value for name, value in field.items() if name != "type"}
+    return {"anyOf": [{"type": "boolean"}, {"type": "string", "enum": _FLAGS}], **kept}
+
+
+_FLAGS = ["true", "false", "1", "0", "t", "f", "yes", "no", "y", "n", "on", "off"]
 
 
 def _present(field: Schema) -> Schema:

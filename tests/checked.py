@@ -179,8 +179,7 @@ class Answer:
         found = dict(message.get("headers", ())).get(b"content-type", b"").decode().partition(";")[0]
         if not found and _BYTES in content:
             found = _BYTES  # as RFC 9110 has it, section 8.3
-        # What has no body, has none as an error: /asr and its like.
-        if found not in content and (found or (content and message["status"] < 400)):
+        if found not in content and (found or content):
             raise Untrue(f"status {message['status']} with content type {found} is not declared")
         if self._scope["method"] != "HEAD":
             self._declared = content.get(found, {"schema": {"maxLength": 0}})

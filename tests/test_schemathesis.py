@@ -42,8 +42,3 @@ def explore(server: Server, folder: Path, *words: str) -> None:
 
 def test_a_few_requests_for_everything(own: Server, tmp_path: Path) -> None:
     explore(own, tmp_path, "--phases=fuzzing", "--max-examples=4", "--seed=1")
-
-
-@pytest.mark.slow
-def test_many_requests_for_everything(own: Server, tmp_path: Path) -> None:
-    explore(own, tmp_path, "--phases=fuzzing", "--max-examples=60")

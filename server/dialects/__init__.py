@@ -166,6 +166,16 @@ def door(connection: Connection) -> Door:
     return next((each for each in near if each.scope == "admin"), near[0] if near else _WALL)
 
 
+def methods(connection: Connection) -> list[str]:
+    """All methods of the path that a request has, as its first route writes it."""
+    near = [
+        each.route
+        for each in doors()
+        if isinstance(each.route, Route) and each.route.matches(connection)[0] is not Match.NONE
+    ]
+    return sorted({method for route in near if route.path == near[0].path for method in route.methods or ()})
+
+
 def public_base(request: Request) -> str:
     """Where this server is, for addresses in answers: as configured, or as it was asked."""
     return services(request).config.public_url.rstrip("/") or str(request.base_url).rstrip("/")

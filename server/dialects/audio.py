@@ -236,7 +236,7 @@ class AskedToDiarize(Asked):
 class Streamed(deferred.Query):
     """The query."""
 
-    stream: fields.Flag = None
+    stream: bool | None = None
     """go-whisper's events; it wins over the field."""
 
 

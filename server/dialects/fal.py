@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -30,8 +30,8 @@ from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
-from server import errors, fields, languages, sse, transcribe
-from server.dialects import Open, notice, owner, public_base, sees, services, status
+from server import errors, fields, sse, transcribe
+from server.dialects import Open, Problem, notice, owner, public_base, sees, services, status
 from server.openapi import Answer, Events, Fields, Raw, answer, closed, operation
 from server.services import Services
 from server.spool import Spool, on_disk, spooled
@@ -69,18 +69,11 @@ _STATES = {
 }
 
 
-def _language(value: object) -> str | None:
-    return languages.code(str(value or ""))
-
-
-Language = Annotated[str | None, BeforeValidator(_language)]
-
-
 class Input(BaseModel):
     """What all applications take; a body's other fields are ignored."""
 
     audio_url: str
-    language: Language = None
+    language: fields.Language = None
 
 
 class Nemotron(Input):
@@ -94,7 +87,7 @@ class Nemotron(Input):
         return JobRequest(listen, dialect="fal", app=app)
 
 
-def _alone(value: object) -> object:
+def _alone(value: bool) -> bool:
     if value:
         raise ValueError("nobody here tells speakers apart")
     return value
@@ -106,7 +99,7 @@ class Whisper(Input):
     task: Literal["transcribe", "translate"] = "transcribe"
     chunk_level: Literal["none", "segment", "word"] = "segment"
     prompt: str = ""
-    diarize: Annotated[bool, BeforeValidator(_alone)] = False
+    diarize: Annotated[bool, AfterValidator(_alone)] = False
 
     def request(self, app: str, model: str) -> JobRequest:
         words = self.chunk_level == "word"
@@ -129,7 +122,7 @@ class Asked(Whisper, Nemotron):
 
     audio_url: str
     """An http or https address, a data URI, or the address of a file that was uploaded here."""
-    language: Language = None
+    language: fields.Language = None
     """`auto`, one of fal's such as `en-US`, or any that the model knows."""
     acceleration: Literal["none", "regular", "high", "full"] = "regular"
     """How soon text is there in a stream, against how much a model hears around it; not whisper's."""
@@ -139,7 +132,7 @@ class Asked(Whisper, Nemotron):
     """Whisper's: what its `chunks` are."""
     prompt: str = ""
     """Whisper's: names and spellings to expect."""
-    diarize: Annotated[bool, BeforeValidator(_alone)] = False
+    diarize: Annotated[bool, AfterValidator(_alone)] = False
     """Whisper's; refused where it is true."""
 
 
@@ -168,7 +161,7 @@ class Logged(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    logs: fields.Flag = None
+    logs: bool | None = None
     """With what happened so far."""
 
 
@@ -338,6 +331,9 @@ _REFUSED = {
     }.items()
 }
 
+_UNSERVED = _REFUSED | {404: answer("nothing here by that name, or no such application", Detail | Problem)}
+"""Of what is an application's: where there is none, there is no route, and no dialect."""
+
 _APP = {"app": "the application's id"}
 _REQUEST = _APP | {"id": "the request's id"}
 _FILE = {"id": "the file's id", "name": "its name"}
@@ -500,7 +496,7 @@ def _heard(serving: Services, job: JobRequest, media: Spool | None) -> AsyncGene
             "the request in line; on the host fal.run its output", StatusDocument | Output | WhisperOutput
         )
     },
-    refusals=_REFUSED,
+    refusals=_UNSERVED,
 )
 @_told
 async def submit(request: Request) -> Response:
@@ -521,7 +517,7 @@ async def submit(request: Request) -> Response:
     return JSONResponse(await _status(request, kept, logs=False), headers=_id(kept))
 
 
-@operation("Run an application", path=_APP, body=Fields(Asked), answers={200: _OUTPUT}, refusals=_REFUSED)
+@operation("Run an application", path=_APP, body=Fields(Asked), answers={200: _OUTPUT}, refusals=_UNSERVED)
 @_told
 async def run(request: Request) -> Response:
     return await _run(request)
@@ -536,7 +532,7 @@ async def _run(request: Request) -> Response:
 
 
 @operation(
-    "Run an application, streamed", path=_APP, body=Fields(Asked), answers={200: _STREAM}, refusals=_REFUSED
+    "Run an application, streamed", path=_APP, body=Fields(Asked), answers={200: _STREAM}, refusals=_UNSERVED
 )
 @_told
 async def stream(request: Request) -> Response:
@@ -575,7 +571,7 @@ async def _partial(events: AsyncIterator[Event], job: JobRequest) -> AsyncIterat
     path=_REQUEST,
     query=Logged,
     answers={200: answer("it is done", StatusDocument), 202: answer("it is not done", StatusDocument)},
-    refusals=_REFUSED,
+    refusals=_UNSERVED,
 )
 @_told
 async def job_status(request: Request) -> Response:
@@ -589,7 +585,7 @@ async def job_status(request: Request) -> Response:
     path=_REQUEST,
     query=Logged,
     answers={200: Answer("statuses", {"text/event-stream": Events({"": StatusDocument | Broken})})},
-    refusals=_REFUSED,
+    refusals=_UNSERVED,
 )
 @_told
 async def status_stream(request: Request) -> Response:
@@ -620,7 +616,7 @@ async def status_stream(request: Request) -> Response:
     return sse.stream(changes(), written, go_whisper=False, headers=_id(job))
 
 
-@operation("A request's output", path=_REQUEST, answers={200: _OUTPUT}, refusals=_REFUSED)
+@operation("A request's output", path=_REQUEST, answers={200: _OUTPUT}, refusals=_UNSERVED)
 @_told
 async def result(request: Request) -> Response:
     jobs, job = services(request).jobs, await _find(request)
@@ -643,7 +639,7 @@ async def result(request: Request) -> Response:
         202: answer("it will end", Cancelling),
         400: answer("it has ended, or is not as it should be", Cancelling | Detail),
     },
-    refusals=_REFUSED,
+    refusals=_UNSERVED,
 )
 @_told
 async def cancel(request: Request) -> Response:
@@ -788,6 +784,8 @@ async def _kept(request: Request, place: _Place, who: str) -> None:
         async for chunk in fields.paced(request.stream(), limits.upload_grace, limits.upload_rate):
             await spool.write(chunk)
         await spool.finish()
+        if not spool.size:
+            raise errors.BadRequest("the file is empty")
         kind = request.headers.get("content-type") or "application/octet-stream"
         await serving.jobs.keep_file(spool, place.name, kind[:100], who, place.id)
 

@@ -76,7 +76,7 @@ _STREAM = 0
 
 
 def _format(value: object) -> object:
-    if value not in _FORMATS:
+    if not (isinstance(value, str) and value in _FORMATS):
         raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(_FORMATS))
     return value
 
@@ -100,7 +100,7 @@ class Asked(BaseModel):
 
 
 def _spoken(value: object) -> object:
-    if value not in _SPOKEN:
+    if not (isinstance(value, str) and value in _SPOKEN):
         raise ValueError(f'"{str(value)[:40]}" is not one of ' + ", ".join(_SPOKEN))
     return value
 

@@ -106,7 +106,7 @@ class Written(BaseModel):
         str, AfterValidator(_format), WithJsonSchema({"type": "string", "enum": ["", *formats.names()]})
     ] = ""
     """Its format; absent: as the job was submitted."""
-    words: fields.Flag = None
+    words: bool | None = None
     """Times of words, in verbose_json."""
 
 

@@ -39,7 +39,7 @@ class Available(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    available: fields.Flag = None
+    available: bool | None = None
     """Also the models of the catalogue that are not installed."""
 
 
@@ -48,7 +48,7 @@ class Streamed(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    stream: fields.Flag = None
+    stream: bool | None = None
     """Events while it goes on, as go-whisper sends them."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -42,8 +42,16 @@ _TOKEN_SECONDS = 0.05
 
 
 def _voice(value: object) -> object:
-    """A voice's name, or OpenAI's object with its id, which comes as its pairs."""
-    return dict(value).get("id", "") if isinstance(value, list) else value
+    """A voice's name, or OpenAI's object with its id."""
+    return value.get("id") if isinstance(value, dict) else value
+
+
+_VOICE = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+    ]
+}
 
 
 class Asked(BaseModel):
@@ -55,7 +63,7 @@ class Asked(BaseModel):
     """`tts-1`, another of OpenAI's names, or an engine of /v1/audio/models; empty: the voice's own."""
     input: str
     """The text."""
-    voice: Annotated[str, BeforeValidator(_voice)] = ""
+    voice: Annotated[str, BeforeValidator(_voice), WithJsonSchema(_VOICE)] = ""
     """A voice of /v1/audio/voices."""
     instructions: str = ""
     """Taken, and not followed: no engine here can."""
