@@ -1,7 +1,8 @@
-"""`whisperd speak` and `whisperd voices`: text into a file of sound, in any voice here; no server needed."""
+"""`whisperd speak` and `whisperd voices`: text into a file of sound, by this machine or a running server."""
 
 import sys
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -9,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server import config, services
+from server import client, config, services
 from server.config import Config
 from server.errors import BadField, VoiceNotFound
 from server.speak import wav_header
-from server.terminal import ConfigFile, Data, err, run
+from server.terminal import ApiKey, ConfigFile, Data, Url, err, run
 from server.types import Audio, Speak
 from server.voices import Voices
 
@@ -24,6 +25,9 @@ _SUFFIXES: dict[str, Audio] = {"ogg": "opus", "raw": "pcm"}
 _RATE = 24_000
 _WIDE = 200
 """Columns where nobody looks at them: lines go to another program whole."""
+
+_Made = tuple[str, client.Sound]
+"""The name of a voice, and its sound."""
 
 app = typer.Typer(
     name="voices",
@@ -40,19 +44,22 @@ def speak_command(
     voice: Annotated[str, typer.Option(help="A voice of `whisperd voices list`.")] = "",
     language: Annotated[str, typer.Option(help='The text\'s language ("de-DE").')] = "",
     speed: Annotated[float, typer.Option(min=0.25, max=4.0, help="1 is the voice's own.")] = 1.0,
+    url: Url = None,
+    key: ApiKey = None,
     config_file: ConfigFile = None,
     data: Data = None,
 ) -> None:
-    """Speak a text into a file; no server needed.
+    """Speak a text into a file; no server needed, `--url` asks a running one.
 
     Examples:
 
     - `whisperd speak "Good morning." -o morning.mp3 --voice Espeak.EN-GB.default`
     - `whisperd speak - -o book.opus --language de-DE < book.txt`
+    - `whisperd speak "Good morning." --url http://localhost:8080`
     """
     said = sys.stdin.read() if text == "-" else text
     asked = Speak(said, voice, language, speed=speed, format=_format(output), sample_rate=_RATE)
-    name = run(_spoken(asked, output, _settings(config_file, data)))
+    name = run(_spoken(asked, output, _sound(asked, _settings(config_file, data), url, key)))
     err.print(f"{output}, spoken by {name}", highlight=False, markup=False)
 
 
@@ -68,24 +75,35 @@ def _settings(config_file: Path | None, data: Path | None) -> Config:
     return config.read(config_file, flags={"data": data})
 
 
-async def _spoken(asked: Speak, output: Path, settings: Config) -> str:
-    """Writes the file; the voice's name. A WAV file knows its size at the end."""
+@asynccontextmanager
+async def _sound(asked: Speak, settings: Config, url: str | None, key: str | None) -> AsyncIterator[_Made]:
+    """The voice's name and its sound, made here or by the server at `url`."""
+    if url:
+        async with client.speech(url, asked, key) as made:
+            yield made
+        return
     async with services.starting(settings) as serving:
         spoken = await serving.prepare(asked)
-        part = output.with_name(output.name + ".part")
-        try:
+        async with aclosing(serving.speak(spoken)) as sound:
+            yield spoken.voice.id, sound
+
+
+async def _spoken(asked: Speak, output: Path, making: AbstractAsyncContextManager[_Made]) -> str:
+    """Writes the file; the voice's name. A WAV file knows its size at the end."""
+    part = output.with_name(output.name + ".part")
+    try:
+        async with making as (name, sound):
             with part.open("wb") as file:
-                async with aclosing(serving.speak(spoken)) as sound:
-                    async for data in sound:
-                        file.write(data)
+                async for data in sound:
+                    file.write(data)
                 if asked.format == "wav":
                     size = file.tell()
                     file.seek(0)
                     file.write(wav_header(_RATE, size - len(wav_header(_RATE))))
-            part.replace(output)
-        finally:
-            part.unlink(missing_ok=True)
-    return spoken.voice.id
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
+    return name
 
 
 @app.command("list")

@@ -14,10 +14,12 @@ import msgspec
 from server import keys
 from server.errors import BadRequest, SpeechError, WorkFailed
 from server.pull import Pulling
-from server.types import Done, Event, Listen, Segment, Started, Transcript, Word
+from server.types import Done, Event, Listen, Segment, Speak, Started, Transcript, Word
 
 Document = Mapping[str, Any]
 """A model as the API tells it."""
+
+Sound = AsyncIterator[bytes]
 
 _TIMEOUT = httpx.Timeout(30, read=600)
 
@@ -129,6 +131,25 @@ def _with(transcript: Transcript, event: Started | Segment) -> Transcript:
         segments=(*transcript.segments, event),
         duration=max(transcript.duration, event.end),
     )
+
+
+@contextlib.asynccontextmanager
+async def speech(url: str, speak: Speak, key: str | None = None) -> AsyncIterator[tuple[str, Sound]]:
+    """The name of the voice, and its sound in the format asked for, at 24 kHz, from the server at `url`.
+
+    Raises SpeechError with the server's own sentence, and WorkFailed where the sound breaks off.
+    """
+    fields = {
+        "input": speak.text,
+        "voice": speak.voice,
+        "language": speak.language,
+        "speed": speak.speed,
+        "response_format": speak.format,
+    }
+    async with _session(url, key) as http:
+        async with http.stream("POST", f"{url.rstrip('/')}/v1/audio/speech", json=fields) as answer:
+            await _check(answer)
+            yield answer.headers.get("x-voice", ""), answer.aiter_bytes()
 
 
 class _Asking:
