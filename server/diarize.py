@@ -79,7 +79,7 @@ async def diarize(
             (voice.name, await stack.enter_async_context(_decoded(voice, readers, folder)))
             for voice in listen.diarize.known
         ]
-        recording = Recording(sound.path.absolute())
+        recording = Recording(sound.path)
         wanted = listen.diarize
         if wanted.threshold is None:
             wanted = replace(wanted, threshold=threshold)
@@ -102,7 +102,7 @@ async def _decoded(voice: KnownVoice, readers: Readers, folder: Path) -> AsyncIt
     async with spooled(folder) as media, spooled(folder) as sound:
         await media.write(voice.sample)
         await media.finish()
-        recording = Recording(sound.path.absolute())
+        recording = Recording(sound.path)
         seconds = 0.0
         try:
             async with aclosing(readers.read(media, _SHAPE, recording=recording)) as reading:

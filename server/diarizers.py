@@ -21,6 +21,7 @@ from server import errors
 from server.child import Child, ChildGone, Parent
 from server.engines import Report, Stopped
 from server.errors import ModelBroken, SpeechError, WorkFailed
+from server.lanes import Lanes
 from server.runners import Residence
 from server.types import Diarized, ModelInfo, SpeakerCount
 
@@ -103,34 +104,19 @@ FromProcess = Loaded | Reached | Found | Voice | Gave | Failed
 # The server's side ------------------------------------------------------------------------------------
 
 
-class Diarizers:
+class Diarizers(Lanes["_Desk"]):
     """The pipelines that are loaded. All methods belong to one event loop."""
 
     def __init__(self, folder: Path, *, threads: int = 0) -> None:
         """`folder`: the processes' empty working directory; `threads` of each, 0: one for each core."""
-        self._folder = folder
-        self._threads = threads
-        self._desks: dict[str, _Desk] = {}
+        super().__init__(lambda model: _Desk(model, folder, threads))
 
     slots = 1
     """Media that a pipeline works on at a time."""
 
     async def load(self, model: ModelInfo, slots: int | None = None) -> None:
         """Load the pipeline, if it is not. Raises ModelBroken."""
-        await self._desk(model).load()
-
-    async def unload(self, model: str) -> None:
-        """End its process; work under way fails."""
-        if desk := self._desks.pop(model, None):
-            await desk.stop()
-
-    def loaded(self) -> tuple[Residence, ...]:
-        residences = (desk.residence() for desk in self._desks.values())
-        return tuple(residence for residence in residences if residence.processes)
-
-    async def stop(self) -> None:
-        for model in tuple(self._desks):
-            await self.unload(model)
+        await self.lane(model).load()
 
     async def diarize(
         self, model: ModelInfo, sound: Path, speakers: SpeakerCount, report: Report
@@ -139,20 +125,15 @@ class Diarizers:
 
         Raises ModelBroken where the pipeline cannot be loaded, and WorkFailed where its processes died of it.
         """
-        found = await self._desk(model).ask(lambda number: Diarize(number, str(sound), speakers), report)
+        found = await self.lane(model).ask(lambda number: Diarize(number, str(sound), speakers), report)
         assert isinstance(found, Found)
         return found.diarized
 
     async def embed(self, model: ModelInfo, sound: Path) -> tuple[float, ...]:
         """The embedding of one voice. Raises as `diarize`, and TooShort where the sample will not do."""
-        voice = await self._desk(model).ask(lambda number: Embed(number, str(sound)), lambda _: None)
+        voice = await self.lane(model).ask(lambda number: Embed(number, str(sound)), lambda _: None)
         assert isinstance(voice, Voice)
         return voice.embedding
-
-    def _desk(self, model: ModelInfo) -> "_Desk":
-        if model.id not in self._desks:
-            self._desks[model.id] = _Desk(model, self._folder, self._threads)
-        return self._desks[model.id]
 
 
 class _Desk:

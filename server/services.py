@@ -96,10 +96,12 @@ class Services:
         A model that is to be pulled is pulled first. `background`: nobody waits for it at the
         other end of a line, so its windows come after others'.
         """
-        if self.choose(listen) is None:
+        model = self.choose(listen)
+        if model is None:
             async for waiting in self._pulled(listen.model):
                 yield waiting
-        hear = partial(self._hear, media, background=background)
+            model = transcribe.choose(self.models, listen)
+        hear = partial(self._hear, model, media, background=background)
         if listen.diarize:
             pipeline = self.pipelines.find(listen.diarize.model)
             folder = self.config.spool_folder
@@ -109,18 +111,23 @@ class Services:
             )
         else:
             events = hear(listen)
-        model = transcribe.choose(self.models, listen)
         async with aclosing(self.metrics.heard(model.id, events)) as events:
             async for event in events:
                 yield event
 
     def _hear(
-        self, media: Spool, listen: Listen, recording: Recording | None = None, *, background: bool
+        self,
+        model: ModelInfo,
+        media: Spool,
+        listen: Listen,
+        recording: Recording | None = None,
+        *,
+        background: bool,
     ) -> AsyncGenerator[Event]:
         return transcribe.transcribe(
             listen,
+            model,
             media,
-            self.models,
             self.readers,
             self.memory,
             self.runner,

@@ -22,6 +22,7 @@ import psutil
 
 from server import engines, errors
 from server.child import Child, ChildGone, Parent
+from server.lanes import Lanes
 from server.runners import Residence
 from server.types import ModelInfo, Piece
 
@@ -94,7 +95,7 @@ FromSpeaker = Loaded | Sound | Said | Refused
 # The server's side ------------------------------------------------------------------------------------
 
 
-class Speakers:
+class Speakers(Lanes["_Lane"]):
     """The speaking processes of all models."""
 
     def __init__(
@@ -105,13 +106,13 @@ class Speakers:
         `queue`: requests that may wait for a model; `timeout`: seconds without a sound after which a process
         is given up.
         """
+        super().__init__(lambda model: _Lane(self, model))
         cores = len(os.sched_getaffinity(0))
         self.slots = slots or max(1, cores // 2)
         self.threads = threads or max(1, cores // self.slots)
         self.folder = folder
         self.queue = queue
         self.timeout = timeout
-        self._lanes: dict[str, _Lane] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def say(
@@ -122,7 +123,7 @@ class Speakers:
         Raises Busy where too many wait for this model, ModelBroken, and WorkFailed. Closing the iterator
         early stops the work.
         """
-        lane = self._lane(model)
+        lane = self.lane(model)
         sounds = _Backlog()
         making = asyncio.create_task(lane.make(speaker, sample_rate, pieces, sounds))
         try:
@@ -142,29 +143,8 @@ class Speakers:
 
     async def load(self, model: ModelInfo, slots: int | None = None) -> None:
         """Load the model, if it is not. Raises ModelBroken."""
-        async with self._lane(model).worker():
+        async with self.lane(model).worker():
             pass
-
-    async def unload(self, model: str) -> None:
-        """End the model's processes; its memory returns."""
-        lane = self._lanes.pop(model, None)
-        if lane:
-            await lane.stop()
-
-    def loaded(self) -> tuple[Residence, ...]:
-        """The models in memory."""
-        residences = (lane.residence() for lane in self._lanes.values())
-        return tuple(residence for residence in residences if residence.processes)
-
-    async def stop(self) -> None:
-        for model in tuple(self._lanes):
-            await self.unload(model)
-
-    def _lane(self, model: ModelInfo) -> "_Lane":
-        lane = self._lanes.get(model.id)
-        if lane is None:
-            lane = self._lanes[model.id] = _Lane(self, model)
-        return lane
 
 
 class _Backlog:

@@ -102,8 +102,8 @@ def choose(models: Models, listen: Listen) -> ModelInfo:
 
 async def transcribe(
     listen: Listen,
+    model: ModelInfo,
     spool: Spool,
-    models: Models,
     readers: Readers,
     memory: Memory,
     runner: Runner,
@@ -111,13 +111,12 @@ async def transcribe(
     background: bool = False,
     recording: Recording | None = None,
 ) -> AsyncGenerator[Event]:
-    """Started, then Segments and Progress in order, then Done; Waiting before, where the model has to load.
+    """Started, then Segments and Progress in order, then Done; Waiting before, where `model` has to load.
 
     `recording`: where the media's whole sound is to go meanwhile.
-    Raises what `errors` lists: ModelNotFound and bad requests before anything is read, BadMedia and failures
+    Raises what `errors` lists: bad requests before anything is read, BadMedia and failures
     of the machinery whenever they show. Closing the iterator stops all work for this media.
     """
-    model = choose(models, listen)
     check(model, listen)
     hearing = _Hearing(listen, model, memory, runner, background)
     async with aclosing(hearing.events(readers, spool, recording)) as events:

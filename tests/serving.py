@@ -72,7 +72,7 @@ def _line(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until `true()` is; fail loudly if it never is."""
     end = time.monotonic() + seconds
     while not true():

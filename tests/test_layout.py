@@ -33,7 +33,7 @@ FLOORS = (
     ),
     ("conversions", "prompts", "pull", "segments", "worker", "workers"),
     ("channels", "guards", "stitching"),
-    ("formats", "runners", "turns"),
+    ("formats", "lanes", "runners", "turns"),
     ("diarizers", "speaker"),
     ("memory", "placement"),
     ("transcribe", "diarize", "speak", "files"),

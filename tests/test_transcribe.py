@@ -15,7 +15,7 @@ from server.memory import Memory
 from server.models import Models, bundled
 from server.reader import Readers
 from server.spool import on_disk
-from server.transcribe import transcribe
+from server.transcribe import choose, transcribe
 from server.types import Decode, Done, Event, Heard, Listen, Segment, Started, Token, Transcript
 from tests.scripted import Engine, Runner, Say, segment, texts
 from tests.speech import SENTENCES, Pcm, say, silence, talk, wav
@@ -46,9 +46,9 @@ async def hear_file(
     readers: Readers, tmp_path: Path, file: Path, engine: Engine, listen: Listen, slots: int = 2
 ) -> tuple[Transcript, list[Event]]:
     runner = Runner(engine, slots)
-    models = Models(tmp_path, bundled(), default="", demo="true", aliases={})
+    model = choose(Models(tmp_path, bundled(), default="", demo="true", aliases={}), listen)
     memory = Memory(runner, budget=1 << 40, keep_alive=60, keep_alive_of={}, pinned=())
-    events = [event async for event in transcribe(listen, on_disk(file), models, readers, memory, runner)]
+    events = [event async for event in transcribe(listen, model, on_disk(file), readers, memory, runner)]
     await memory.stop()
     done = events[-1]
     assert isinstance(done, Done)

@@ -267,6 +267,25 @@ class Problem(TypedDict):
 _PROBLEM = {"application/json": Problem}
 
 
+HEARING = (
+    errors.BadRequest,
+    errors.BadMedia,
+    errors.TooLarge,
+    errors.TooSlow,
+    errors.ModelNotFound,
+    errors.ModelBroken,
+    errors.Busy,
+    errors.NoMemory,
+    errors.NoSpace,
+    errors.WorkFailed,
+    errors.PullFailed,
+)
+"""What may become of a request to hear a media."""
+
+SPEAKING = tuple(kind for kind in HEARING if kind not in (errors.BadMedia, errors.PullFailed))
+"""What may become of a request to speak a text."""
+
+
 def refusals(*kinds: type[errors.SpeechError], content: Mapping[str, object] = _PROBLEM) -> dict[int, Answer]:
     """The answers that tell these errors, and those that any route can meet. For declarations.
 

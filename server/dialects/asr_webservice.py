@@ -17,7 +17,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, formats, languages, transcribe
-from server.dialects import document, notice, refusals, services, status, telling
+from server.dialects import HEARING, document, notice, refusals, services, status, telling
 from server.formats import verbose_json
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.spool import Spool, spooled
@@ -90,21 +90,6 @@ class Detail(TypedDict):
     detail: str
 
 
-_ERRORS = (
-    errors.BadRequest,
-    errors.BadMedia,
-    errors.TooLarge,
-    errors.TooSlow,
-    errors.ModelNotFound,
-    errors.ModelBroken,
-    errors.Busy,
-    errors.NoMemory,
-    errors.NoSpace,
-    errors.WorkFailed,
-    errors.PullFailed,
-)
-
-
 @operation(
     "Write down what is said in a media file",
     query=Asked,
@@ -116,7 +101,7 @@ _ERRORS = (
             {"X-Whisperd-Warning": "what is wrong with the media", "Asr-Engine": "the engine"},
         )
     },
-    refusals=refusals(*_ERRORS, content={}),
+    refusals=refusals(*HEARING, content={}),
     description="An error has no body, since clients would save it as a subtitle: the header "
     "`X-Whisperd-Error` says what it is.",
 )
@@ -149,7 +134,7 @@ async def asr(request: Request) -> Response:
     query=AskedOfAll,
     body=Upload(NoFields, file="audio_file"),
     answers={200: answer("the language", Detected)},
-    refusals=refusals(*_ERRORS, content={"application/json": Detail}),
+    refusals=refusals(*HEARING, content={"application/json": Detail}),
 )
 @telling(detailed)
 async def detect_language(request: Request) -> Response:

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict
 
 from server import config, deferred, errors, fields, formats, languages, sse, transcribe
 from server.config import KeepAlive
-from server.dialects import Problem, document, notice, problem, refusals, services, v1
+from server.dialects import HEARING, Problem, document, notice, problem, refusals, services, v1
 from server.formats import diarized_json, verbose_json
 from server.formats import json as json_format
 from server.formats.diarized_json import DiarizedJson, DiarizedSegment
@@ -362,20 +362,7 @@ _HEARD = Answer(
     {"X-Whisperd-Notice": "what every answer of this model must say"},
 )
 _ACCEPTED = answer("the job that it has become", deferred.JobDocument, Location="the job's address")
-_REFUSED = refusals(
-    errors.BadRequest,
-    errors.BadMedia,
-    errors.TooLarge,
-    errors.TooSlow,
-    errors.ModelNotFound,
-    errors.ModelBroken,
-    errors.Busy,
-    errors.NoMemory,
-    errors.NoSpace,
-    errors.WorkFailed,
-    errors.KeyReused,
-    errors.JobCancelled,
-)
+_REFUSED = refusals(*HEARING, errors.KeyReused, errors.JobCancelled)
 
 
 @operation(

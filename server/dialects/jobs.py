@@ -14,7 +14,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import deferred, errors, fields, formats, sse
-from server.dialects import Problem, document, problem, refusals, sees, services, v1
+from server.dialects import HEARING, Problem, document, problem, refusals, sees, services, v1
 from server.errors import BadField
 from server.formats import json, verbose_json
 from server.jobs import Numbered
@@ -127,19 +127,7 @@ _JOB_EVENTS = Events(
         "error": Problem,
     }
 )
-_FAILED = refusals(
-    errors.BadRequest,
-    errors.BadMedia,
-    errors.TooLarge,
-    errors.NotFound,
-    errors.JobCancelled,
-    errors.ModelNotFound,
-    errors.ModelBroken,
-    errors.PullFailed,
-    errors.NoMemory,
-    errors.NoSpace,
-    errors.WorkFailed,
-)
+_FAILED = refusals(*HEARING, errors.NotFound, errors.JobCancelled)
 
 
 @operation(

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, sse
-from server.dialects import refusals, services, v1
+from server import fields, sse
+from server.dialects import SPEAKING, refusals, services, v1
 from server.errors import BadField, BadRequest, MissingField, TextTooLong, VoiceNotFound
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.speak import SAMPLE_RATES, Spoken, wav_header
@@ -58,17 +58,6 @@ class VoiceNames(TypedDict):
     voices: list[str]
 
 
-_ERRORS = (
-    errors.BadRequest,
-    errors.TooLarge,
-    errors.TooSlow,
-    errors.ModelNotFound,
-    errors.ModelBroken,
-    errors.Busy,
-    errors.NoMemory,
-    errors.NoSpace,
-    errors.WorkFailed,
-)
 _BODY = Upload(Asked, "audio_prompt", "a recording to clone; refused, as no voice here can", needed=False)
 
 
@@ -90,7 +79,7 @@ async def list_voices(request: Request) -> Response:
     "Speak a text, whole",
     body=_BODY,
     answers={200: Answer("a WAV file", {"audio/wav": bytes})},
-    refusals=refusals(*_ERRORS),
+    refusals=refusals(*SPEAKING),
 )
 @v1
 async def synthesize(request: Request) -> Response:
@@ -106,7 +95,7 @@ async def synthesize(request: Request) -> Response:
     "Speak a text as it is made",
     body=_BODY,
     answers={200: Answer("raw samples, int16; without a content type", {"application/octet-stream": bytes})},
-    refusals=refusals(*_ERRORS),
+    refusals=refusals(*SPEAKING),
 )
 @v1
 async def synthesize_online(request: Request) -> Response:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, sse
-from server.dialects import Open, Problem, problem, refusals, services, v1
+from server.dialects import SPEAKING, Open, Problem, problem, refusals, services, v1
 from server.errors import MissingField, ModelNotFound
 from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.speak import Spoken
@@ -147,16 +147,7 @@ class NamedModels(TypedDict):
             {"X-Voice": "the voice that speaks"},
         )
     },
-    refusals=refusals(
-        errors.BadRequest,
-        errors.TooLarge,
-        errors.TooSlow,
-        errors.ModelNotFound,
-        errors.ModelBroken,
-        errors.Busy,
-        errors.NoMemory,
-        errors.WorkFailed,
-    ),
+    refusals=refusals(*SPEAKING),
 )
 @v1
 async def speech(request: Request) -> Response:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, formats, languages, transcribe
-from server.dialects import Admin, Open, document, notice, refusals, services, status, telling
+from server.dialects import HEARING, Admin, Open, document, notice, refusals, services, status, telling
 from server.openapi import Answer, Fields, Upload, answer, closed, operation
 from server.spool import Spool, spooled
 from server.types import Listen, Segment, Style, Transcript, Word
@@ -162,20 +162,7 @@ _ERROR = {"application/json": ErrorTold}
             },
         )
     },
-    refusals=refusals(
-        errors.BadRequest,
-        errors.BadMedia,
-        errors.TooLarge,
-        errors.TooSlow,
-        errors.ModelNotFound,
-        errors.ModelBroken,
-        errors.Busy,
-        errors.NoMemory,
-        errors.NoSpace,
-        errors.WorkFailed,
-        errors.PullFailed,
-        content=_ERROR,
-    ),
+    refusals=refusals(*HEARING, content=_ERROR),
 )
 @telling(refusal)
 async def inference(request: Request) -> Response:

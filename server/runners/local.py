@@ -19,6 +19,7 @@ from typing import cast
 
 from server.child import ChildGone
 from server.errors import ModelBroken, SpeechError, WindowFailed, WorkFailed
+from server.lanes import Lanes
 from server.runners import Residence, Unit
 from server.types import Decode, Heard, Loading, ModelInfo
 from server.worker import Answer, Failed, Result
@@ -144,7 +145,7 @@ class _Line:
         return self._background if job.unit.background else self._foreground
 
 
-class Runner:
+class Runner(Lanes["_Lane"]):
     """The Runner of child processes."""
 
     def __init__(
@@ -165,6 +166,7 @@ class Runner:
         `on_window` is told of each window its model, the seconds it waited and those it took, or its batch;
         `on_death` of each worker that died.
         """
+        super().__init__(lambda model: _Lane(self, model))
         self._cores = len(os.sched_getaffinity(0))
         self.slots = slots or self._cores
         self.batch = batch
@@ -175,7 +177,6 @@ class Runner:
         self.prepare = prepare
         self.on_window = on_window
         self.on_death = on_death
-        self._lanes: dict[str, _Lane] = {}
 
     @property
     def ahead(self) -> int:
@@ -183,32 +184,13 @@ class Runner:
 
     async def run(self, unit: Unit) -> Heard:
         job = _Job(unit, asyncio.get_running_loop().create_future())
-        self._lane(unit.model).add(job)
+        self.lane(unit.model).add(job)
         return await job.done
 
     async def load(self, model: ModelInfo, slots: int | None = None) -> None:
-        lane = self._lane(model)
+        lane = self.lane(model)
         lane.slots = min(slots or self.slots, self.slots)
         await lane.load()
-
-    async def unload(self, model: str) -> None:
-        lane = self._lanes.pop(model, None)
-        if lane:
-            await lane.stop()
-
-    def loaded(self) -> tuple[Residence, ...]:
-        residences = (lane.residence() for lane in self._lanes.values())
-        return tuple(residence for residence in residences if residence.processes)
-
-    async def stop(self) -> None:
-        for model in tuple(self._lanes):
-            await self.unload(model)
-
-    def _lane(self, model: ModelInfo) -> "_Lane":
-        lane = self._lanes.get(model.id)
-        if lane is None:
-            lane = self._lanes[model.id] = _Lane(self, model)
-        return lane
 
     def threads_for(self, wanted: int) -> int:
         """Threads of one of `wanted` units at a time: all cores for a lone one."""
