@@ -25,7 +25,7 @@ PCM = talk(SENTENCES[:3])
 WAV = wav(PCM)
 OGG = (Path(__file__).parent.parent.parent / "models" / "hello.ogg").read_bytes()
 HELLO = list(SENTENCES[:2])
-HURRIED = "2"
+HURRIED = "4"
 """Seconds of grace that the servers of this module give a body that does not come."""
 
 SCRIPT = """
@@ -247,15 +247,15 @@ def test_a_body_that_trickles_in_is_heard_whole(server: Server) -> None:
 
 
 @pytest.mark.parametrize("victim", ["server.reader", "server.worker"])
-def test_a_child_killed_while_the_body_arrives_is_not_noticed(own: Server, victim: str) -> None:
-    connection, answer = connected(own)
+def test_a_child_killed_while_the_body_arrives_is_not_noticed(server: Server, victim: str) -> None:
+    connection, answer = connected(server)
     media = wav(talk(SENTENCES[:8]))
     with connection, answer:
         connection.sendall(chunk(media[: len(media) // 2]))
         assert b"200 OK" in head(answer)
         found = unchunked(answer)
         first = next(found)
-        for child in own.children(victim):
+        for child in server.children(victim):
             child.kill()
         connection.sendall(chunk(media[len(media) // 2 :]) + chunk(b""))
         assert said([first, *found]) == list(SENTENCES[:8])
