@@ -11,13 +11,15 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server import dialects
+from server import dialects, errors
 from server.counting import Counting
 from server.guard import Guard
 from server.hangup import Hangup
 from server.services import Services
 
 log = logging.getLogger(__name__)
+
+_WRONG_METHOD = 405
 
 
 def build(services: Services) -> Starlette:
@@ -43,11 +45,16 @@ def build(services: Services) -> Starlette:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """No such path or method."""
+    """No such path or method; the second is told as the path's dialect tells its errors."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    headers = {"Allow": ", ".join(dialects.methods(request.scope))} if error.status_code == 405 else None
-    return JSONResponse(dialects.body(error.status_code, message), error.status_code, headers)
+    if error.status_code != _WRONG_METHOD:
+        return JSONResponse(dialects.body(error.status_code, message), error.status_code)
+    told = dialects.door(request.scope).refuse(errors.WrongMethod(message), request.scope)
+    assert isinstance(told, Response)
+    told.status_code = _WRONG_METHOD  # whatever else the dialect makes of every error
+    told.headers["Allow"] = ", ".join(dialects.methods(request.scope))
+    return told
 
 
 async def _failed(request: Request, error: Exception) -> Response:

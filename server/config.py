@@ -249,10 +249,13 @@ class Config(BaseModel):
         ByteSize(0), description="The same for each API key; 0: no other bound than storage."
     )
     private: bool = Field(
-        False, description="Whether nothing of a job is kept once its result has been told."
+        False, description="Whether nothing of jobs and stored files is kept once their result has been told."
     )
     private_keys: tuple[KeyName, ...] = Field(
-        (), description="Names of API keys of whose jobs alone nothing is kept then."
+        (), description="Names of API keys of whose jobs and files alone nothing is kept then."
+    )
+    private_keep: Seconds = Field(
+        3600.0, description="How long a private result, or file, waits for a client that does not come."
     )
     public_url: str = Field(
         "",
@@ -325,6 +328,10 @@ class Config(BaseModel):
         if unknown := [name for name in names if name not in info.data.get("keys", {})]:
             raise ValueError(f"there is no key {unknown[0]!a} under keys")
         return names
+
+    def is_private(self, owner: str) -> bool:
+        """Whether nothing is to be kept of what the key of that name asks for."""
+        return self.private or owner in self.private_keys
 
 
 SETTINGS = tuple(Config.model_fields)

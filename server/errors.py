@@ -9,6 +9,7 @@ SpeechError
 │   ├── UnsupportedLanguage
 │   ├── VoiceNotFound       no such voice here, or not in that language
 │   └── TextTooLong         more text than is spoken at once
+├── WrongMethod             the path is known, and not by that method
 ├── Refused                 who asks may not
 │   ├── NoKey               no key, or one that is not known here
 │   ├── NoScope             the key is for using, and this changes the server
@@ -90,6 +91,10 @@ class TextTooLong(BadField):
         )
         self.size = size
         self.most = most
+
+
+class WrongMethod(SpeechError):
+    """The path is known, and not by that method."""
 
 
 class Refused(SpeechError):

@@ -222,7 +222,9 @@ class Jobs:
 
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock()
-        return Records(self._path)
+        records = Records(self._path)
+        _remove_orphans(self._folder / "results", records.ids())
+        return records
 
     def _lock(self) -> None:
         """Jobs of one folder are done by one server."""
@@ -298,9 +300,12 @@ class Jobs:
         """Remove what has had its time, or is more than there may be."""
         records = self._of()
         now = time.time()
-        for id in await self._call(records.expired, now - self._config.jobs_keep, self._config.jobs_size):
+        limits = self._config
+        old, unclaimed = now - limits.jobs_keep, now - limits.private_keep
+        for id in await self._call(records.expired, old, limits.jobs_size, private=unclaimed):
             await self._forget(id)
         await self._call(records.remove_files, now)
+        await self._call(records.wipe)
         async with self._blobs_change:
             used = await self._call(records.in_use)
             await asyncio.to_thread(self.blobs.sweep, used)
@@ -325,7 +330,7 @@ class Jobs:
         `spool`: its media, complete. Raises BadUrl, KeyReused, StorageFull, NoSpace and Busy.
         """
         if request.url and (stored := await self.stored(request.url)):
-            request = replace(request, url="", file=stored.name)
+            request = replace(request, url="", file=stored.sha256)
         elif request.url:
             urls.check(request.url, "url", self.rules)
         if webhook:
@@ -340,7 +345,7 @@ class Jobs:
             owner=owner,
             key=key,
             priority=priority,
-            private=self._config.private or owner in self._config.private_keys,
+            private=self._config.is_private(owner),
             webhook=webhook,
             created=time.time(),
         )
@@ -404,7 +409,12 @@ class Jobs:
 
     def expires(self, job: Job) -> float | None:
         """When an ended job is forgotten, at the latest; None before its end."""
-        return job.finished + self._config.jobs_keep if job.finished else None
+        keep = self._keep(job.private, self._config.jobs_keep)
+        return job.finished + keep if job.finished else None
+
+    def _keep(self, is_private: bool, usual: float) -> float:
+        """Seconds for which something waits for its client."""
+        return min(self._config.private_keep, usual) if is_private else usual
 
     def progress(self, job: Job) -> Progress | None:
         """How far a running job is; None before it is known, and afterwards."""
@@ -431,6 +441,7 @@ class Jobs:
         """Forget a job that has ended, with its result. Raises JobNotFound."""
         await self.find(id, owner)
         await self._forget(id)
+        await self._call(self._of().wipe)
 
     async def result(self, id: str, owner: str | None = None) -> Transcript:
         """What a job that succeeded heard. Raises the error of one that failed, JobCancelled, JobNotFound."""
@@ -452,6 +463,7 @@ class Jobs:
         """The result has been given to its client: nothing of a private job is kept any longer."""
         if job.private and job.is_finished and (not job.webhook or job.delivered):
             await self._forget(job.id)
+            await self._call(self._of().wipe)
 
     async def follow(self, id: str, owner: str | None = None, after: int = 0) -> AsyncGenerator[Numbered]:
         """The job's events with numbers above `after`, those that were and those that come, to its end.
@@ -501,7 +513,8 @@ class Jobs:
         await self.refuse_if_stored(spool.size, owner)
         sha256 = await asyncio.to_thread(files.digest, spool.path)
         now = time.time()
-        file = StoredFile(id, name, media_type, sha256, spool.size, now, now + self._config.files_keep, owner)
+        until = now + self._keep(self._config.is_private(owner), self._config.files_keep)
+        file = StoredFile(id, name, media_type, sha256, spool.size, now, until, owner)
         async with self._blobs_change:
             await asyncio.to_thread(self.blobs.keep, spool.path, sha256)
             await self._call(records.add_file, file)
@@ -513,10 +526,16 @@ class Jobs:
             return found
         raise errors.FileNotFound("there is no such file; files are kept for a while only")
 
-    async def stored(self, url: str) -> Path | None:
+    async def stored(self, url: str) -> "StoredFile | None":
         """The file behind an address of ours; None for another address. Raises FileNotFound."""
         found = _OURS.search(url)
-        return self.blobs.path((await self.file(found[1])).sha256) if found else None
+        return await self.file(found[1]) if found else None
+
+    async def used(self, owner: str, sha256: str) -> None:
+        """What was made of these bytes is done: where the owner's files are private, they go."""
+        if self._config.is_private(owner):
+            await self._call(self._of().remove_files_of, owner, sha256)
+            await self._drop(sha256)
 
     def jwks(self) -> dict[str, object]:
         """The keys that webhooks are signed with."""
@@ -682,6 +701,7 @@ class Jobs:
     async def _left(self, job: Job) -> None:
         """The job has ended: its followers are told, and its media goes."""
         self._let_go(job.id)
+        await self.used(job.owner, job.request.file)
         await self._drop(job.request.file)
 
     async def _drop(self, sha256: str) -> None:
@@ -695,8 +715,8 @@ class Jobs:
             live.tell()
 
     async def _forget(self, id: str) -> None:
-        await self._call(self._of().remove, id)
         await asyncio.to_thread(self._result_path(id).unlink, missing_ok=True)
+        await self._call(self._of().remove, id)
 
     def _result_path(self, id: str) -> Path:
         return self._folder / "results" / f"{id}.json"
@@ -792,6 +812,13 @@ def _write(path: Path, result: _Result) -> int:
         os.fsync(file.fileno())
     part.replace(path)
     return len(data)
+
+
+def _remove_orphans(folder: Path, known: set[str]) -> None:
+    """What a server left that was killed while it wrote a result, or forgot a job."""
+    for left in folder.glob("*"):
+        if left.stem not in known:
+            left.unlink()
 
 
 def _raised(stored: JobError) -> errors.SpeechError:

@@ -248,18 +248,33 @@ class Records:
         with self._engine.begin() as db:
             return db.execute(_JOBS.delete().where(_JOBS.c.id == id)).rowcount > 0
 
-    def expired(self, before: float, size: int, most: int = 1000) -> list[str]:
+    def wipe(self) -> None:
+        """Nothing of what was removed is in the files of the database any longer."""
+        with self._engine.connect() as db:
+            db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def ids(self) -> set[str]:
+        """Of all jobs."""
+        with self._engine.connect() as db:
+            return set(db.scalars(sa.select(_JOBS.c.id)))
+
+    def expired(self, before: float, size: int, most: int = 1000, *, private: float = 0.0) -> list[str]:
         """Finished jobs that must go: older than `before`, and the oldest of what is more than `size` bytes.
 
-        A job whose webhook is still being tried stays.
+        `private`: the same as `before`, for private jobs. A job whose webhook is still being tried stays.
         """
         told = (_JOBS.c.webhook == "") | _JOBS.c.delivered.isnot(None) | (_JOBS.c.state == "cancelled")
         finished = _JOBS.c.state.notin_(_UNFINISHED) & told
         newer = sa.func.sum(_JOBS.c.size + OVERHEAD).over(order_by=_JOBS.c.id.desc())
-        sized = sa.select(_JOBS.c.id, _JOBS.c.finished, newer.label("newer")).where(finished).subquery()
+        sized = (
+            sa.select(_JOBS.c.id, _JOBS.c.private, _JOBS.c.finished, newer.label("newer"))
+            .where(finished)
+            .subquery()
+        )
+        unclaimed = sized.c.private & (sized.c.finished < private)
         query = (
             sa.select(sized.c.id)
-            .where((sized.c.finished < before) | (sized.c.newer > size))
+            .where((sized.c.finished < before) | unclaimed | (sized.c.newer > size))
             .order_by(sized.c.id)
             .limit(most)
         )
@@ -290,6 +305,11 @@ class Records:
             )
         return all_sizes, my_sizes
 
+    def remove_files_of(self, owner: str, sha256: str) -> None:
+        """Forget the files of this owner that are made of these bytes."""
+        with self._engine.begin() as db:
+            db.execute(_FILES.delete().where(_FILES.c.owner == owner, _FILES.c.sha256 == sha256))
+
     def remove_files(self, before: float) -> None:
         """Forget the files whose time was over then."""
         with self._engine.begin() as db:
@@ -319,6 +339,8 @@ def _set_up(connection: Any, _: object) -> None:
     # An acknowledged job outlives also a power cut.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA busy_timeout=30000")
+    # What is removed is overwritten: rows of private jobs must leave nothing.
+    connection.execute("PRAGMA secure_delete=ON")
 
 
 def _migrate(db: sa.Connection) -> None:

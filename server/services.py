@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from server import catalogue, diarize, jobs, models, pipelines, speak, spool, transcribe
 from server.config import Config
@@ -22,8 +23,11 @@ from server.reader import Readers, Recording
 from server.runners import Residence, Runner, local
 from server.speaker import Speakers
 from server.spool import Spool
-from server.types import Event, Listen, ModelInfo, Speak, Waiting
+from server.types import Done, Event, Listen, ModelInfo, Speak, Waiting
 from server.voices import Voices, engines_here
+
+if TYPE_CHECKING:
+    from server.records import StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +142,19 @@ class Services:
     async def transcribe_url(self, listen: Listen, url: str) -> AsyncGenerator[Event]:
         """The same for a media that is fetched while it is heard, or that a client stored here."""
         if stored := await self.jobs.stored(url):
-            events = self.transcribe(listen, spool.on_disk(stored))
+            events = self._transcribe_stored(listen, stored)
         else:
             events = jobs.from_url(url, self.config, self.jobs.rules, partial(self.transcribe, listen))
         async with aclosing(events):
             async for event in events:
+                yield event
+
+    async def _transcribe_stored(self, listen: Listen, file: "StoredFile") -> AsyncGenerator[Event]:
+        events = self.transcribe(listen, spool.on_disk(self.jobs.blobs.path(file.sha256)))
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Done):
+                    await self.jobs.used(file.owner, file.sha256)
                 yield event
 
     async def detect(self, listen: Listen, media: Spool) -> dict[str, float]:

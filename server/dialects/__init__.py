@@ -72,6 +72,7 @@ class Door:
 _STATUS: dict[type[errors.SpeechError], int] = {
     errors.SpeechError: 500,
     errors.BadRequest: 400,
+    errors.WrongMethod: 405,
     errors.Refused: 403,
     errors.NoKey: 401,
     errors.BadMedia: 400,

@@ -625,6 +625,7 @@ async def result(request: Request) -> Response:
     try:
         told = output(job.request, await jobs.result(job.id))
     except errors.SpeechError as error:
+        await jobs.told(job)
         answer = refusal(error)
         answer.headers["x-fal-request-id"] = job.id
         return answer

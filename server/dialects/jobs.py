@@ -207,7 +207,11 @@ async def result(request: Request) -> Response:
     asked = fields.query(request, Written)
     name = asked.response_format or found.request.response_format
     style = _style(asked, found.request.style)
-    transcript = await jobs.result(found.id)
+    try:
+        transcript = await jobs.result(found.id)
+    except errors.SpeechError:
+        await jobs.told(found)
+        raise
     format = formats.find(name)
     answer = document(format.write(transcript, style), format.MEDIA_TYPE, {"X-Job-Id": found.id})
     await jobs.told(found)

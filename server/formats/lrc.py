@@ -20,6 +20,9 @@ _HEAD = "[re:whisperd]\n"
 _PAUSE = 4.0
 """Seconds of silence after which a line no longer stands."""
 
+_SHORTEST = 1.0
+"""Seconds that a line stands before the display is cleared: with some models a segment has no length."""
+
 _PARTED = re.compile(r"([\[<])(?=\d)")
 
 
@@ -55,7 +58,7 @@ class _Lines:
     def _line(self, cue: Cue) -> str:
         has_pause = self._until is not None and cue.start - self._until >= _PAUSE
         cleared = f"[{_at(self._until or 0.0)}]\n" if has_pause else ""
-        self._until = cue.end
+        self._until = max(cue.end, cue.start + _SHORTEST)
         return f"{cleared}[{_at(cue.start)}]{joined(cue.atoms, self._mark)}\n"
 
 

@@ -219,6 +219,9 @@ def test_forms_that_are_wrong(client: httpx.Client) -> None:
         answer = client.post("/asr", files=files)
         assert (answer.status_code, answer.content) == (400, b"")
         assert answer.headers["x-whisperd-error"].startswith("audio_file: ")
+    answer = client.get("/asr")
+    assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
+    assert "Not Allowed" in answer.headers["x-whisperd-error"]
     answer = client.post("/asr", content=MEDIA, headers={"Content-Type": "audio/wav"})
     assert (answer.status_code, answer.content) == (400, b"")
     assert "multipart" in answer.headers["x-whisperd-error"]

@@ -320,7 +320,55 @@ def test_no_more_is_kept_than_is_told(tmp_path: Path) -> None:
         assert client.get(result).status_code == 404
         assert {path.stem for path in (folder / "results").iterdir()} == set(kept)
         assert not [*(folder / "blobs").glob("??/*")]
-        assert SENTENCES[0].encode() not in (folder / "jobs.sqlite").read_bytes()
+
+
+def test_nothing_of_what_is_private_stays_on_the_disk(tmp_path: Path) -> None:
+    """Looked for in every byte of the data folder, beside what is not private, which is found there."""
+    keys = {"anna": "a-secret-of-anna-alone", "bob": "a-secret-of-bob-alone"}
+    settings = {
+        "WHISPERD_KEYS": ",".join(f"{name}={key}" for name, key in keys.items()),
+        "WHISPERD_PRIVATE_KEYS": "bob",
+    }
+    with serving(tmp_path, environment=settings) as server, server.client() as client:
+
+        def left_by(name: str) -> set[str]:
+            """Which of these are on the disk once everything has been asked for and told."""
+            client.headers["Authorization"] = f"Bearer {keys[name]}"
+            media = wav(talk([SENTENCES[5 if name == "bob" else 6]]))
+            marks = {
+                "media": media[2000:2400],
+                "prompt": f"A prompt of {name}".encode(),
+                "key": f"an-idempotency-key-of-{name}".encode(),
+                "name": f"recording-of-{name}".encode(),
+                "text": SENTENCES[5 if name == "bob" else 6].encode(),
+            }
+            job = submit(client, media, prompt=marks["prompt"].decode())
+            ended(client, job)
+            assert client.get(f"/v1/jobs/{job['id']}/result").status_code == 200
+            failed = submit(client, b"no media" * 100, prompt=marks["prompt"].decode())
+            ended(client, failed)
+            assert client.get(f"/v1/jobs/{failed['id']}/result").status_code == 400
+            at_once = client.post(
+                "/v1/audio/transcriptions",
+                files={"file": ("a.wav", media)},
+                headers={"Idempotency-Key": marks["key"].decode()},
+            )
+            assert at_once.json()["text"].encode() == marks["text"]
+            for use in ("/fal/run/fal-ai/whisper", "/fal-ai/whisper"):
+                stored = client.post(
+                    "/files/upload", content=media, headers={"X-Fal-File-Name": marks["name"].decode()}
+                )
+                told = client.post(use, json={"audio_url": stored.json()["access_url"]}).json()
+                if at := told.get("response_url"):
+                    ended(client, {"id": told["request_id"]})
+                    assert client.get(httpx.URL(at).path).json()["text"]
+                gone = client.get(httpx.URL(stored.json()["access_url"]).path).status_code
+                assert gone == (404 if name == "bob" else 200)
+            held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+            return {mark for mark, data in marks.items() if data in held}
+
+        assert left_by("bob") == set()
+        assert left_by("anna") == {"media", "prompt", "key", "name", "text"}
 
 
 def test_a_key_sees_its_own_jobs_and_is_private_where_told(tmp_path: Path) -> None:
