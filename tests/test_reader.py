@@ -229,14 +229,14 @@ async def test_a_frozen_reader_is_replaced(tmp_path: Path, media: Spool) -> None
 
 async def test_a_slow_body_is_waited_for(tmp_path: Path) -> None:
     """The stall is counted only while the whole body is there."""
-    readers = Readers(tmp_path / "empty", warm=1, streams=1, queue=1, memory=1 << 30, longest=3600, stall=0.2)
+    readers = Readers(tmp_path / "empty", warm=1, streams=1, queue=1, memory=1 << 30, longest=3600, stall=0.6)
     await readers.start()
     try:
         async with spooled(tmp_path) as spool:
 
             async def body() -> None:
                 for start in range(0, len(MEDIA), len(MEDIA) // 3 + 1):
-                    await asyncio.sleep(0.5)
+                    await asyncio.sleep(0.8)
                     await spool.write(MEDIA[start : start + len(MEDIA) // 3 + 1])
                     await spool.flush()
                 await spool.finish()

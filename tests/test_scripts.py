@@ -166,17 +166,11 @@ def test_who_sets_the_demo_setting_keeps_it(checkout: Checkout) -> None:
     assert " false serve" in checkout.run("scripts/serve", env={"WHISPERD_DEMO": "false"}).stdout
 
 
-@pytest.mark.alone
-def test_a_second_start_installs_nothing_and_takes_no_time(checkout: Checkout) -> None:
+def test_a_second_start_installs_nothing(checkout: Checkout) -> None:
     before = checkout.builds()
-    took = []
-    for _ in range(5):
-        started = time.monotonic()
-        again = checkout.run("scripts/serve")
-        took.append(time.monotonic() - started)
-        assert (again.returncode, again.stderr) == (0, "")
+    again = checkout.run("scripts/serve")
+    assert (again.returncode, again.stderr) == (0, "")
     assert checkout.builds() == before
-    assert min(took) < 0.5, "of which Python takes the most"
 
 
 def test_another_pyproject_is_installed_once(checkout: Checkout) -> None:
