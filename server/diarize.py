@@ -93,7 +93,8 @@ async def diarize(
                     continue
                 async for report in apart.reports(work):
                     yield report
-                yield Done(_told(event.transcript, work.result(), apart.recognised, listen))
+                diarized, names = work.result(), apart.recognised
+                yield Done(await asyncio.to_thread(_told, event.transcript, diarized, names, listen))
 
 
 @asynccontextmanager
@@ -181,9 +182,8 @@ class _Apart:
 def _told(transcript: Transcript, diarized: Diarized, known: frozenset[str], listen: Listen) -> Transcript:
     """The transcript with speakers; who is not known is named by his first word."""
     assert listen.diarize
-    named = numbered(diarized, laid_over(transcript.segments, diarized), known)
-    segments = laid_over(transcript.segments, named)
-    kept = named if listen.diarize.embeddings else replace(named, embeddings={})
+    diarized, segments = numbered(diarized, laid_over(transcript.segments, diarized), known)
+    kept = diarized if listen.diarize.embeddings else replace(diarized, embeddings={})
     return replace(transcript, segments=tuple(_bare(segment, listen) for segment in segments), diarized=kept)
 
 

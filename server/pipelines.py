@@ -32,7 +32,8 @@ _HOW = (
     "no pipeline is installed that tells speakers apart. Accept the terms of "
     "https://huggingface.co/pyannote/speaker-diarization-community-1, make a read token, and copy that "
     "repository (hf download pyannote/speaker-diarization-community-1 --local-dir {folder}) "
-    "into a folder of its own among the models"
+    "into a folder of its own among the models. Turns of speakers without names need no pipeline: "
+    "whisperd models pull small.en-tdrz"
 )
 
 
@@ -74,6 +75,13 @@ class Pipelines:
             f'no pipeline "{name[:80]}" tells speakers apart; there are '
             + ", ".join(model.id for model in installed)
         )
+
+    def ready(self) -> bool:
+        """Whether there is one that can be loaded."""
+        try:
+            return bool(self.find())
+        except (ModelNotFound, ModelBroken):
+            return False
 
     def named(self, name: str) -> ModelInfo | None:
         """The pipeline of that name, be it whole or not."""

@@ -91,13 +91,13 @@ def phrases(segments: Iterable[Segment]) -> Iterator[Segment]:
 
 
 def _pieces(segment: Segment) -> Iterator[Segment]:
-    """A segment cut after its sentences and in its pauses."""
+    """A segment cut after its sentences, in its pauses, and where somebody else goes on."""
     starts = _starts(segment)
     texts = [segment.text[begin:end] for begin, end in pairwise(starts)]
     cuts = [
         number
         for number, (before, after) in enumerate(pairwise(segment.words), 1)
-        if after.start - before.end >= _PAUSE or _ends(texts[number - 1], texts[number])
+        if before.ends_turn or after.start - before.end >= _PAUSE or _ends(texts[number - 1], texts[number])
     ]
     if not cuts:
         yield segment
@@ -119,6 +119,7 @@ def _continues(waiting: Sequence[Segment], piece: Segment) -> bool:
     before = waiting[-1]
     return (
         not _END.search(before.text)
+        and not any(word.ends_turn for word in before.words[-1:])
         and piece.text.strip()[:1].islower()
         and piece.start - before.end < _BREATH
         and piece.end - waiting[0].start <= _SECONDS

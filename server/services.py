@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,11 +86,32 @@ class Services:
         Raises ModelNotFound and ModelBroken.
         """
         try:
-            return transcribe.choose(self.models, listen)
+            return transcribe.choose(self.models, self._by_turns(listen))
         except ModelNotFound:
             if self.config.auto_pull and catalogue.find(listen.model):
                 return None
             raise
+
+    def check_speakers(self, listen: Listen) -> None:
+        """Raises ModelNotFound and ModelBroken where it is asked who speaks and nothing here can tell."""
+        if wanted := self._by_turns(listen).diarize:
+            self.pipelines.find(wanted.model)
+
+    def _by_turns(self, listen: Listen) -> Listen:
+        """The same with turns told by the model that hears it, where that can and nothing more is asked.
+
+        Where no pipeline can tell who speaks, such a model is preferred.
+        """
+        if not listen.diarize or not listen.diarize.by_turns:
+            return listen
+        by_turns = replace(listen, turns=True, diarize=None)
+        try:
+            model = transcribe.choose(self.models, listen if self.pipelines.ready() else by_turns)
+        except ModelNotFound:
+            entry = catalogue.find(listen.model)
+            return by_turns if entry and "diarize" in entry.capabilities else listen
+        able = transcribe.hears_turns(model) and self.placement.tuning(model).engine != "ctranslate2"
+        return by_turns if able else listen
 
     async def transcribe(
         self, listen: Listen, media: Spool, *, background: bool = False
@@ -100,6 +121,7 @@ class Services:
         A model that is to be pulled is pulled first. `background`: nobody waits for it at the
         other end of a line, so its windows come after others'.
         """
+        listen = self._by_turns(listen)
         model = self.choose(listen)
         if model is None:
             async for waiting in self._pulled(listen.model):

@@ -25,6 +25,7 @@ from server.spool import Spool
 from server.stitching import Stitcher
 from server.types import (
     Decode,
+    Diarized,
     Done,
     Event,
     Guard,
@@ -84,6 +85,11 @@ def check(model: ModelInfo, listen: Listen) -> None:
             )
 
 
+def hears_turns(model: ModelInfo) -> bool:
+    """Whether it can tell by itself where somebody else begins to speak."""
+    return "diarize" in model.capabilities and not model.engine
+
+
 def choose(models: Models, listen: Listen) -> ModelInfo:
     """The model that is to hear this. Where no single one is named, it is one that can.
 
@@ -91,6 +97,8 @@ def choose(models: Models, listen: Listen) -> ModelInfo:
     """
 
     def able(model: ModelInfo) -> bool:
+        if listen.turns and not hears_turns(model):
+            return False
         try:
             check(model, listen)
         except BadRequest:
@@ -187,6 +195,8 @@ class _Hearing:
         self._segments: list[Segment] = []
         self._guards: list[Guard] = []
         self._engine = ""
+        self._turn_ended = False
+        """Whether somebody else speaks after the last segment."""
 
     async def events(
         self, readers: Readers, spool: Spool, recording: Recording | None = None
@@ -268,7 +278,9 @@ class _Hearing:
         for segment in found:
             words = segment.words if self._listen.words else ()
             logprobs = segment.logprobs if self._listen.logprobs else ()
-            kept = replace(segment, id=len(self._segments), words=words, logprobs=logprobs)
+            turn = self._turn_ended if self._listen.turns else segment.turn
+            self._turn_ended = any(word.ends_turn for word in segment.words[-1:])
+            kept = replace(segment, id=len(self._segments), words=words, logprobs=logprobs, turn=turn)
             self._segments.append(kept)
             yield kept
 
@@ -369,6 +381,7 @@ class _Hearing:
             words=True,
             logprobs=self._listen.logprobs,
             short_context=self._model.short_context,
+            turns=self._listen.turns,
         )
         return Unit(self._model, window, decode, self._request, self._background)
 
@@ -424,4 +437,5 @@ class _Hearing:
             guards=tuple(self._guards),
             languages=self._vote.probabilities,
             engine=self._engine,
+            diarized=Diarized((), ()) if self._listen.turns else None,
         )

@@ -31,8 +31,8 @@ _END = re.compile(r"[.!?…。！？][\"'”’»)\]」』]*$")
 
 def numbered(
     diarized: Diarized, segments: Sequence[Segment] = (), known: Container[str] = frozenset()
-) -> Diarized:
-    """The same with speakers named SPEAKER_00, SPEAKER_01 … by their first appearance, in words if there are.
+) -> tuple[Diarized, tuple[Segment, ...]]:
+    """Both with speakers named SPEAKER_00, SPEAKER_01 … by their first appearance, in words if there are.
 
     `segments`: already laid out, so that who is heard first in the text comes first. Those in `known` keep
     their names.
@@ -40,7 +40,18 @@ def numbered(
     seen = [segment.speaker for segment in segments if segment.speaker]
     seen += [turn.speaker for turn in diarized.turns]
     unknown = [name for name in dict.fromkeys(seen) if name not in known]
-    return renamed(diarized, {old: f"SPEAKER_{number:02}" for number, old in enumerate(unknown)})
+    names = {old: f"SPEAKER_{number:02}" for number, old in enumerate(unknown)}
+    return renamed(diarized, names), tuple(_called(segment, names) for segment in segments)
+
+
+def _called(segment: Segment, names: Mapping[str, str]) -> Segment:
+    """The same with other names of its speakers."""
+
+    def called(speaker: str | None) -> str | None:
+        return names.get(speaker or "", speaker)
+
+    words = tuple(replace(word, speaker=called(word.speaker)) for word in segment.words)
+    return replace(segment, speaker=called(segment.speaker), words=words)
 
 
 def recognised(

@@ -40,6 +40,8 @@ class Word:
     """0 to 1; None where the engine gives none."""
     speaker: str | None = None
     """Who says it; None where nobody was asked to tell speakers apart."""
+    ends_turn: bool = False
+    """Whether somebody else speaks after it, as a model heard that was asked for turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Token:
     """Natural logarithm of its probability at its place."""
     start: float | None = None
     """Seconds from the window's start at which the model's attention hears it; None where it cannot tell."""
+    ends_turn: bool = False
+    """Whether the model wrote after it that somebody else speaks; only where turns were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,14 @@ class Diarize:
     """Voices that are to be called by their names."""
     threshold: float | None = None
     """Likeness from which a voice is one of those, -1 to 1; None: as configured."""
+    names: bool = False
+    """Whether it must be told who speaks: where somebody else begins to is not enough."""
+
+    @property
+    def by_turns(self) -> bool:
+        """Whether it is enough to know where somebody else begins to speak."""
+        hinted = self.model or self.known or self.embeddings or self.threshold is not None
+        return not (self.names or hinted or self.speakers != SpeakerCount())
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +231,8 @@ class Listen:
     """Seconds from the start of the media after which nothing is heard; None: all of it is."""
     diarize: Diarize | None = None
     """None: nobody asks who speaks."""
+    turns: bool = False
+    """Whether the model itself is to tell where somebody else begins to speak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +313,8 @@ class Decode:
     """Whether segments are to have their tokens with probabilities."""
     short_context: bool = False
     """Whether the encoder may be cut to the window's length (only models trained for it)."""
+    turns: bool = False
+    """Whether the model is to write where somebody else begins to speak (only those trained for it)."""
     only_language: bool = False
     """Whether nothing but the language is wanted: no segments, and the cost of one encoder pass."""
     threads: int = 1

@@ -249,7 +249,8 @@ def _placed(units: Sequence[Unit], track: _Track) -> Iterator[Word]:
     begin = 0
     for unit, end in zip(units, _boundaries(units, track), strict=True):
         start, stop = _seconds(track.places[begin]), _seconds(track.places[end - 1] + 1)
-        yield Word(unit.text, start, stop, unit.probability)
+        ends_turn = any(token.ends_turn for token in unit.tokens)
+        yield Word(unit.text, start, stop, unit.probability, ends_turn=ends_turn)
         begin = end
 
 

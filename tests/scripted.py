@@ -39,6 +39,7 @@ class Engine:
     """The Transcriber of a script."""
 
     stops = True
+    hears_turns = False
 
     def __init__(self, say: Say) -> None:
         self._say = say

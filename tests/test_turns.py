@@ -96,10 +96,10 @@ def test_speakers_are_numbered_by_their_first_word() -> None:
         exclusive=(Turn(0.0, 1.0, B), Turn(1.0, 2.0, A)),
         embeddings={A: (1.0,), B: (2.0,)},
     )
-    assert numbered(found).speakers == ("SPEAKER_00", "SPEAKER_01")
-    assert numbered(found).embeddings == {"SPEAKER_01": (1.0,), "SPEAKER_00": (2.0,)}
+    assert numbered(found)[0].speakers == ("SPEAKER_00", "SPEAKER_01")
+    assert numbered(found)[0].embeddings == {"SPEAKER_01": (1.0,), "SPEAKER_00": (2.0,)}
     spoken = laid_over([segment(("hi", 1.2, 1.6))], found)
-    assert [turn.speaker for turn in numbered(found, spoken).turns] == ["SPEAKER_01", "SPEAKER_00"]
+    assert [turn.speaker for turn in numbered(found, spoken)[0].turns] == ["SPEAKER_01", "SPEAKER_00"]
     assert renamed(found, {A: "Anna"}).speakers == (B, "Anna")
 
 

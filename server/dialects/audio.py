@@ -421,8 +421,7 @@ async def _answer(request: Request, task: Task, empty: Asked) -> Response:
 
     def check(asked: Asked) -> None:
         listen = _listen(asked, task)
-        if listen.diarize:
-            serving.pipelines.find(listen.diarize.model)
+        serving.check_speakers(listen)
         if asked.model and (model := _model(serving, listen)):
             transcribe.check(model, listen)
 
@@ -508,6 +507,7 @@ def _diarize(asked: Asked) -> Diarize | None:
         embeddings="embeddings" in asked.include,
         known=tuple(KnownVoice(name, sample) for name, sample in known),
         threshold=asked.threshold,
+        names=formats.needs_speakers(asked.response_format),
     )
 
 

@@ -52,6 +52,8 @@ class Transcriber(Protocol):
 
     stops: bool
     """Whether it can stop in the middle of a window."""
+    hears_turns: bool
+    """Whether it can tell where somebody else begins to speak, with a model that was trained for it."""
 
     def __init__(self, path: Path, loading: Loading) -> None:
         """Load the model at `path`. Raises ModelBroken where the library refuses it."""

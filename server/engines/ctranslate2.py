@@ -82,6 +82,7 @@ class Engine:
     """One loaded model; as many batches at a time as it has slots."""
 
     stops = False
+    hears_turns = False
 
     def __init__(self, path: Path, loading: Loading) -> None:
         try:

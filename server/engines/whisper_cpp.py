@@ -8,6 +8,7 @@ import atexit
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Engine:
     """One loaded model; one window at a time."""
 
     stops = True
+    hears_turns = True
 
     def __init__(self, path: Path, loading: Loading) -> None:
         complaints: list[str] = []
@@ -52,6 +54,8 @@ class Engine:
         if complaints:
             raise ModelBroken(f"whisper.cpp cannot load {path.name}: {'; '.join(complaints)}")
         self._first_special = cpp.whisper_token_eot(self._context)
+        self._turn = cpp.whisper_token_solm(self._context)
+        """What models with turns of speakers write where somebody else goes on."""
 
     def transcribe(self, pcm: NDArray[np.float32], decode: Decode, stop: Stop) -> Heard:
         languages = {} if decode.language else self._detect(pcm, decode)
@@ -91,6 +95,7 @@ class Engine:
         params.n_threads = decode.threads
         params.translate = decode.task == "translate"
         params.temperature = decode.temperature
+        params.tdrz_enable = decode.turns
         params.initial_prompt = usable(decode.prompt)
         params.audio_ctx = context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
         return params
@@ -124,13 +129,11 @@ class Engine:
     def _segment(self, index: int, decode: Decode) -> Segment:
         start = cpp.whisper_full_get_segment_t0(self._context, index) * _TICK
         end = cpp.whisper_full_get_segment_t1(self._context, index) * _TICK
-        tokens = [
-            token
-            for position in range(cpp.whisper_full_n_tokens(self._context, index))
-            if (token := cpp.whisper_full_get_token_data(self._context, index, position)).id
-            < self._first_special
-        ]
+        places = range(cpp.whisper_full_n_tokens(self._context, index))
+        every = [cpp.whisper_full_get_token_data(self._context, index, place) for place in places]
+        tokens = [token for token in every if token.id < self._first_special]
         pieces = [cpp.whisper_token_to_bytes(self._context, token.id) for token in tokens]
+        scored = map(_scored, pieces, tokens, self._turns(every))
         text = b"".join(pieces).decode("utf-8", "replace")
         return Segment(
             id=index,
@@ -138,14 +141,20 @@ class Engine:
             end=end,
             text=text,
             tokens=tuple(token.id for token in tokens),
-            logprobs=tuple(map(_scored, pieces, tokens)) if decode.logprobs or decode.words else (),
+            logprobs=tuple(scored) if decode.logprobs or decode.words else (),
             avg_logprob=float(np.mean([token.plog for token in tokens])) if tokens else None,
             compression_ratio=compression_ratio(text),
         )
 
+    def _turns(self, tokens: Sequence[Any]) -> Iterator[bool]:
+        """For each token of the text, whether somebody else speaks after it."""
+        places = [place for place, token in enumerate(tokens) if token.id < self._first_special]
+        for place, following in pairwise([*places, len(tokens)]):
+            yield any(token.id == self._turn for token in tokens[place:following])
 
-def _scored(piece: bytes, token: Any) -> Token:
-    return Token(piece, token.plog)
+
+def _scored(piece: bytes, token: Any, ends_turn: bool) -> Token:
+    return Token(piece, token.plog, ends_turn=ends_turn)
 
 
 def _log(level: int, message: str, complaints: list[str]) -> None:

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from server.types import SAMPLE_RATE
+from tests import tinydiarize
 from tests.dialogue import PIPELINE, TWO, dialogue
 from tests.serving import Server, serving, started, until
 from tests.speech import say, silence, talk, wav
@@ -340,6 +341,61 @@ def test_without_a_pipeline_the_error_tells_where_it_is(client: httpx.Client) ->
     assert answer.status_code == 404
     assert "https://huggingface.co/pyannote/speaker-diarization-community-1" in answer.text
     assert "read token" in answer.text
+
+
+# Turns of speakers, heard by the model itself --------------------------------------------------------
+
+
+SAID = talk(
+    ["Peter lives in London.", "Where is the house?", "Turn on the light in the kitchen.", "Next song."]
+)
+
+
+@pytest.fixture(scope="module")
+def turning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a model that hears turns, and no pipeline."""
+    data = tmp_path_factory.mktemp("turning")
+    (data / "models").mkdir()
+    tinydiarize.write(data / "models" / "ggml-demo-tdrz.bin")
+    with serving(data) as server:
+        yield server
+
+
+def test_a_model_that_hears_turns_tells_them_without_torch(turning: Server) -> None:
+    with turning.client() as http:
+        listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
+        assert listed["ggml-demo-tdrz"]["capabilities"]["diarize"] is True
+        assert listed["ggml-demo"]["capabilities"]["diarize"] is False
+        # Nobody names it: it is the only one here that can.
+        told = post(http, media=wav(SAID)).json()
+        assert [segment["speaker_turn"] for segment in told["segments"]] == [False, True, False, True]
+        assert [segment["speaker"] for segment in told["segments"]] == [None] * 4
+        assert told["speakers"] == []
+        assert not turning.children("server.diarizers")
+        plain = post(http, TRANSCRIBE, media=wav(SAID), model="demo-tdrz")
+        assert "segments" not in plain.json()
+        assert plain.json()["text"].endswith("Next song.")
+        fields: dict[str, Any] = {"timestamp_granularities[]": "word", "response_format": "verbose_json"}
+        verbose = post(http, TRANSCRIBE, media=wav(SAID), model="demo-tdrz", diarize="true", **fields).json()
+        assert [segment["speaker_turn"] for segment in verbose["segments"]] == [False, True, False, True]
+
+
+def test_turns_are_streamed_as_they_are_heard(turning: Server) -> None:
+    with turning.client() as http:
+        found = events(post(http, DIARIZE + "?stream=true", media=wav(SAID), model="demo-tdrz").text)
+    early = [data["speaker_turn"] for name, data in found if name == "segment"]
+    assert early == [False, True, False, True]
+    assert [segment["speaker_turn"] for segment in found[-1][1]["segments"]] == early
+
+
+def test_what_turns_cannot_tell_needs_a_pipeline(turning: Server) -> None:
+    with turning.client() as http:
+        for fields in ({"num_speakers": "2"}, {"response_format": "diarized_json"}, {"model": "ggml-demo"}):
+            answer = http.post(
+                DIARIZE, files={"file": ("a.wav", BOTH)}, data={"model": "demo-tdrz", **fields}
+            )
+            assert answer.status_code == 404, fields
+            assert "no pipeline is installed" in answer.json()["error"]["message"]
 
 
 def test_without_the_extra_the_error_tells_what_to_install(tmp_path: Path) -> None:

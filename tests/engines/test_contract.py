@@ -1,6 +1,7 @@
 """Every engine, whatever files there are, on the real demo model: what a window must come back as."""
 
 import pkgutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from server import convert, engines, words
 from server.engines import Asked, Stopped, Transcriber
 from server.errors import ModelBroken
 from server.types import Decode, Loading
-from tests.speech import SENTENCES, say, silence
+from tests import tinydiarize
+from tests.speech import SENTENCES, say, silence, talk
 from tests.voices import speak
 
 DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
@@ -246,3 +248,24 @@ def test_a_loop_is_told_by_its_repetition_and_tried_again_hotter(engine: Transcr
     buzz = (np.sign(np.sin(np.arange(16000 * 8) / 7)) * rng.uniform(0, 0.5, 16000 * 8)).astype(np.float32)
     for segment in engine.transcribe(buzz, Decode(language="en"), never).segments:
         assert (segment.compression_ratio or 0) <= 2.4
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_turns_of_speakers_are_told_by_engines_that_hear_them(name: str, tmp_path: Path) -> None:
+    """ "." is written as a turn by the model of this test, if it is asked for turns, and "?" is not."""
+    module = import_module(f"server.engines.{name}")
+    model = tinydiarize.write(tmp_path / "ggml-demo-tdrz.bin")
+    if module.READS == "ctranslate2":
+        convert.convert(model, tmp_path / "converted", "int8")
+        model = tmp_path / "converted"
+    engine: Transcriber = module.Engine(model, Loading(engine=name, path=model, threads=2))
+    pcm = talk(["Peter lives in London.", "Where is the house?", "Turn on the light in the kitchen."])
+    decode = Decode(language="en", words=True, turns=True)
+    heard = words.timed(engine.transcribe(pcm, decode, never), pcm, words=True)
+    told = [(word.text, word.ends_turn) for segment in heard.segments for word in segment.words]
+    ends = [text for text, ends_turn in told if ends_turn]
+    assert ends == (["London", "kitchen"] if engine.hears_turns else [])
+    assert len(told) == 15
+    bare = engine.transcribe(pcm, replace(decode, turns=False), never)
+    assert not any(token.ends_turn for segment in bare.segments for token in segment.logprobs)
+    assert "".join(segment.text for segment in bare.segments).strip().endswith("kitchen.")
