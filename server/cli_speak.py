@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server import client, config, services
+from server import client, config, services, voices
 from server.config import Config
 from server.errors import BadField, VoiceNotFound
 from server.speak import wav_header
@@ -126,12 +126,12 @@ def rm_command(
     config_file: ConfigFile = None,
     data: Data = None,
 ) -> None:
-    """Delete a voice's files, with all its speakers."""
-    voices = _voices(_settings(config_file, data))
-    voice = voices.find(name)
-    if not voice.model.is_relative_to(voices.folder):
+    """Delete a voice's files, with all its speakers, or all voices of its model."""
+    voice = _voices(_settings(config_file, data)).find(name)
+    files = voices.files(voice)
+    if not files:
         raise VoiceNotFound(f"{voice.id} comes with its engine and has no files of its own here")
-    for file in (voice.model, voice.model.with_name(voice.model.name + ".json")):
+    for file in files:
         file.unlink(missing_ok=True)
         print(f"deleted {file}")
 

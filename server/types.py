@@ -436,6 +436,8 @@ class Voice:
     """Whether sounds can be given to it in IPA."""
     clones: bool = False
     """Whether it can speak in the voice of a sample."""
+    mixes: bool = False
+    """Whether it can be mixed with others of its model."""
 
 
 @dataclass(frozen=True, slots=True)

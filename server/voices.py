@@ -51,6 +51,11 @@ _MAGPIE = re.compile(
 )
 """A Magpie voice's name in small letters; the emotion it may end in is spoken in the voice's usual way."""
 
+_PART = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<weight>\d{1,3}(?:\.\d{1,3})?)\))?")
+"""One of a mixture's voices and its weight: af_heart(2)."""
+
+_MOST_PARTS = 8
+
 _FALLBACK = "en-US"
 
 _REGIONS = {"en": "us", "hi": "in", "ja": "jp", "ko": "kr", "pt": "br", "vi": "vn", "zh": "cn"}
@@ -71,9 +76,9 @@ class Voices:
         self._meant = {name.lower(): voice for name, voice in self.aliases.items()}
 
     def installed(self) -> tuple[Voice, ...]:
-        """All voices, those of preferred engines first."""
+        """All voices, those of preferred engines first; each engine's own in its order, the best first."""
         found = [voice for voices in _engines() for voice in voices(self.folder)]
-        return tuple(sorted(found, key=lambda voice: (_rank(voice), voice.locale, voice.id)))
+        return tuple(sorted(found, key=lambda voice: (_rank(voice), voice.locale)))
 
     def find(self, name: str = "", language: str = "", engine: str = "") -> Voice:
         """The voice that is meant. Raises VoiceNotFound."""
@@ -90,11 +95,17 @@ class Voices:
             return _timbre(_best(fitting, magpie[1]), MAGPIE, magpie[2])
         if wanted in ("", "default", *OPENAI):
             return _timbre(_best(fitting, language or _FALLBACK), OPENAI, wanted)
-        found = next(_named(fitting, wanted), None)
+        found = next(_named(fitting, wanted), None) or _mixed(fitting, wanted)
         if found is None or (language and not _alike(found.locale, language)):
             where = f" for language {language[:40]}" if language else ""
             raise VoiceNotFound(f"there is no voice {name[:80]!a}{where}", "voice")
         return found
+
+
+def files(voice: Voice) -> tuple[Path, ...]:
+    """What the voice and all others of its model consist of; nothing where they come with the engine."""
+    engine = import_module(f"{engines.__name__}.{voice.engine}")
+    return tuple(engine.files(voice.model)) if hasattr(engine, "files") else ()
 
 
 def engines_here() -> Iterator[str]:
@@ -136,7 +147,9 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _timbre(best: list[Voice], timbres: Mapping[str, str], name: str) -> Voice:
-    """One of the voices for each name that stands for none: another voice, else another timbre."""
+    """The voice for a name that stands for none: one called so, else another voice each, else a timbre."""
+    if same := [voice for voice in best if voice.id.lower().endswith(f".{name}")]:
+        return same[0]
     place = list(timbres).index(name) if name in timbres else 0
     voice = best[place % len(best)]
     timbre = timbres.get(name, "default")
@@ -156,3 +169,31 @@ def _named(fitting: list[Voice], wanted: str) -> Iterator[Voice]:
     for voice in fitting:
         if voice.id.lower().rpartition(".")[0] == stem:
             yield from (_variant(voice, variant) for variant in voice.variants if variant.lower() == last)
+
+
+def _mixed(fitting: list[Voice], wanted: str) -> Voice | None:
+    """The mixture that a name such as "af_heart(2)+af_bella" means; names may be the last parts of ids."""
+    parts = [_PART.fullmatch(part.strip()) for part in wanted.split("+")]
+    if not 1 < len(parts) <= _MOST_PARTS:
+        return None
+    mixed: list[tuple[Voice, str]] = []
+    for part in parts:
+        stem = mixed[0][0].id.rpartition(".")[0] if mixed else ""
+        name = part["name"] if part else ""
+        names = (name, f"{stem}.{name}".lower())
+        voice = next((voice for name in names for voice in _named(fitting, name)), None)
+        if not part or not voice or not voice.mixes or (mixed and voice.model != mixed[0][0].model):
+            return None
+        mixed.append((voice, part["weight"] or "1"))
+    if not all(float(weight) for _, weight in mixed):
+        return None
+    weighed = [(voice, "" if weight == "1" else f"({weight})") for voice, weight in mixed]
+    named = "+".join(voice.id.rpartition(".")[2] + weight for voice, weight in weighed)
+    return replace(
+        mixed[0][0],
+        id=f"{mixed[0][0].id.rpartition('.')[0]}.{named}",
+        title=" and ".join(voice.title for voice, _ in mixed),
+        speaker="+".join(f"{voice.speaker}*{weight}" for voice, weight in mixed),
+        names=(),
+        variants=(),
+    )

@@ -133,6 +133,13 @@ def test_voices_are_listed_and_deleted(tmp_path: Path) -> None:
     assert whisperd("voices", "rm", "en_US-tiny-x_low", data=tmp_path).returncode == 0
     assert not file.exists()
     assert not file.with_name(file.name + ".json").exists()
+    model = tiny_voices.kokoro(tmp_path / "voices" / "kokoro")
+    other = tiny_voices.kokoro(tmp_path / "voices" / "kokoro", "onnx/model")
+    assert whisperd("voices", "rm", "af_nova", data=tmp_path).returncode == 0
+    assert [file.exists() for file in (model, other)] == [True, False], "the first one by name has it"
+    assert (model.parent.parent / "voices" / "af_nova.bin").exists(), "the other model speaks in it"
+    assert whisperd("voices", "rm", "af_heart", data=tmp_path).returncode == 0
+    assert not [*(tmp_path / "voices" / "kokoro").rglob("*.*")]
     kept = whisperd("voices", "rm", "Espeak.EN-US.default", data=tmp_path)
     assert kept.returncode == 1
     assert "comes with its engine" in kept.stderr

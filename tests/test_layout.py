@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "types"),
     (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
-        *("text", "encoding"),
+        *("text", "encoding", "loudness", "onnx", "phonemes"),
     ),
     ("alignment", "cards", "catalogue", "digests", "partial", "recording", "sources"),
     ("convert",),

@@ -5,6 +5,8 @@
 A Piper voice of two speakers in 16 kHz, half a megabyte: a graph with Piper's inputs and output, in which
 each phoneme is a table of a tone with formants of its own. It is no speech that anybody understands, but
 longer text is longer sound, phonemes and speakers sound different, and the length scale works.
+
+A model of Kokoro's of the same make in 24 kHz with a few voices, whose styles say how high they speak.
 """
 
 import json
@@ -50,12 +52,77 @@ def piper(folder: Path, name: str = "en_US-tiny-x_low", espeak: str = "en-us", s
     return file
 
 
-def _tables(symbols: int, pitch: int) -> Any:
-    """A period of each phoneme, [symbols, HOP]: harmonics under two formants; the first few are silent."""
+KOKORO = ("af_bella", "af_heart", "af_nova", "am_adam", "bf_emma", "jf_alpha")
+"""Voices of the model."""
+
+
+def kokoro(folder: Path, name: str = "onnx/model_quantized", *, hub: bool = True) -> Path:
+    """Writes the model and its voices, as the hub has them or as kokoro-onnx does; the path of the .onnx."""
+    from kokoro_onnx.config import DEFAULT_VOCAB
+
+    file = folder / f"{name}.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tables = np.stack([_tables(max(DEFAULT_VOCAB.values()) + 1, pitch, silent=17) for pitch in PITCHES])
+    onnx.save(_kokoro_graph(tables, "input_ids" if hub else "tokens"), file)
+    styles: dict[str, Any] = {
+        voice: np.full((510, 1, 256), place / 4, np.float32) for place, voice in enumerate(KOKORO)
+    }
+    if hub:
+        (folder / "voices").mkdir(exist_ok=True)
+        for voice, style in styles.items():
+            style.tofile(folder / "voices" / f"{voice}.bin")
+    else:
+        with (folder / "voices-v1.0.bin").open("wb") as packed:
+            np.savez_compressed(packed, **styles)
+    return file
+
+
+def _kokoro_graph(tables: Any, tokens: str) -> Any:
+    """The style's first number says how much of the high voice there is in the low one."""
+    inputs = [
+        helper.make_tensor_value_info(tokens, TensorProto.INT64, [1, "phonemes"]),
+        helper.make_tensor_value_info("style", TensorProto.FLOAT, [1, 256]),
+        helper.make_tensor_value_info("speed", TensorProto.FLOAT, [1]),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["style", "first"], ["high_row"], axis=1),
+        helper.make_node("Mul", ["difference", "high_row"], ["changed"]),
+        helper.make_node("Add", ["low", "changed"], ["table"]),
+        helper.make_node("Squeeze", [tokens, "zero"], ["ids"]),
+        helper.make_node("Gather", ["table", "ids"], ["periods"], axis=0),
+        helper.make_node("Unsqueeze", ["periods", "one"], ["columns"]),
+        helper.make_node("Div", ["frames", "speed"], ["wanted"]),
+        helper.make_node("Ceil", ["wanted"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["times"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["one", "times", "one"], ["shape"], axis=0),
+        helper.make_node("Expand", ["columns", "shape"], ["repeated"]),
+        helper.make_node("Reshape", ["repeated", "flat"], ["waveform"]),
+    ]
+    constants = {
+        "low": tables[0],
+        "difference": tables[1] - tables[0],
+        "first": np.array([0], np.int64),
+        "zero": np.array([0], np.int64),
+        "one": np.array([1], np.int64),
+        "frames": np.array([2 * FRAMES], np.float32),
+        "flat": np.array([1, -1], np.int64),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        inputs,
+        [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _tables(symbols: int, pitch: int, silent: int = 3) -> Any:
+    """A period of each phoneme, [symbols, HOP]: harmonics under two formants; the first are `silent`."""
     time = np.arange(HOP) / HOP
     chance = np.random.default_rng(1)
     tables = np.zeros((symbols, HOP), np.float32)
-    for symbol in range(3, symbols):
+    for symbol in range(silent, symbols):
         formants = chance.uniform((300, 900), (900, 2600))
         for harmonic in range(1, 24):
             frequency = harmonic * pitch * RATE / HOP
@@ -108,4 +175,4 @@ def _graph(tables: Any, speakers: bool) -> Any:
 
 
 if __name__ == "__main__":
-    print(piper(Path(sys.argv[1])))
+    print(piper(Path(sys.argv[1])), kokoro(Path(sys.argv[1]) / "kokoro"))

@@ -75,7 +75,8 @@ Emit = Callable[[bytes], None]
 class Speaker(Protocol):
     """Text to speech. A module of this folder has one as `Speaker`, and beside it
 
-    `voices(folder)`: the voices that can be had, by reading files only; none where its library is missing.
+    `voices(folder)`: the voices that can be had, by reading files only; none where its library is missing;
+    `files(model)`, where voices have some: what is deleted with the voices of that model.
     """
 
     speeds: tuple[float, float]

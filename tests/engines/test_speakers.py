@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A voice of each engine that needs files."""
     folder = tmp_path_factory.mktemp("voices")
     tiny_voices.piper(folder)
+    tiny_voices.kokoro(folder / "Kokoro-82M")
     return folder
 
 
