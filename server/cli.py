@@ -26,6 +26,7 @@ from server import (
     config,
     doctor,
     formats,
+    prompts,
     serve,
     tuning,
 )
@@ -148,6 +149,7 @@ def transcribe_command(
         float | None, typer.Option(min=0.1, help="Characters a second, above which cues stand longer.")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Names and spellings to expect.")] = "",
+    hotwords: Annotated[str, typer.Option(help="Words to expect, with commas between them.")] = "",
     temperature: Annotated[float, typer.Option(min=0, max=1, help="Sampling temperature.")] = 0.0,
     audio_track: Annotated[
         str | None, typer.Option(help='Audio track: a number from 0, or a language ("eng").')
@@ -182,6 +184,7 @@ def transcribe_command(
         task="translate" if translate else "transcribe",
         language=_language(language),
         prompt=prompt,
+        keywords=prompts.listed(hotwords),
         temperature=temperature,
         words=style.needs_words,
         audio_track=audio_track,

@@ -88,7 +88,8 @@ def _form(listen: Listen) -> dict[str, Any]:
         "response_format": "verbose_json",
     }
     words = {"timestamp_granularities[]": ["segment", "word"]} if listen.words else {}
-    return {key: value for key, value in fields.items() if value} | words
+    keywords = {"keywords[]": list(listen.keywords)} if listen.keywords else {}
+    return {key: value for key, value in fields.items() if value} | words | keywords
 
 
 def _credentials(key: str | None) -> dict[str, str]:

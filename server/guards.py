@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 from server import segments
 from server.engines import compression_ratio
 from server.repetition import Run, key, loop
-from server.types import Decode, Guard, Heard, Segment, Window
+from server.types import Decode, Guard, GuardKind, Heard, Segment, Window
 
 _TOO_REPETITIVE = 2.4
 """Compression ratio above which OpenAI's Whisper does not believe a text."""
@@ -101,7 +100,7 @@ def placed(guard: Guard, window: Window) -> Guard:
 
 
 def _disbelief(segment: Segment, window: Window) -> Guard | None:
-    def drop(kind: Literal["no_speech", "phantom"], reason: str) -> Guard:
+    def drop(kind: GuardKind, reason: str) -> Guard:
         return Guard(kind, "dropped", segment.start, segment.end, segment.text.strip(), reason)
 
     if _spoken(window) < _SPOKEN:
@@ -144,9 +143,10 @@ def _overlap(start: float, end: float, window: Window) -> float:
 
 
 def _clamped(segment: Segment, window: Window) -> Segment:
-    """The segment within the voice activity that it overlaps, else within that of the whole window."""
+    """The segment within the voice activity that it overlaps, else at the one that is nearest."""
     every = _speech(window)
-    spans = [span for span in every if span[0] < segment.end and span[1] > segment.start] or every
+    spans = [span for span in every if span[0] < segment.end and span[1] > segment.start]
+    spans = spans or [min(every, key=lambda span: max(span[0] - segment.end, segment.start - span[1]))]
     return segments.within(segment, spans[0][0] - _LOOSE, spans[-1][1] + _LOOSE)
 
 

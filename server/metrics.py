@@ -22,7 +22,7 @@ from server.errors import BadMedia, BadRequest, Busy, ModelNotFound, SpeechError
 from server.memory import Memory
 from server.pull import Pulls
 from server.reader import Readers
-from server.types import Done, Event, JobState, Segment, WebhookOutcome
+from server.types import Done, Event, GuardAction, GuardKind, JobState, Segment, WebhookOutcome
 
 CONTENT_TYPE: str = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -32,6 +32,15 @@ DIALECT: ContextVar[str] = ContextVar("DIALECT", default="jobs")
 _WAITS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LONG = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_GUARDS: tuple[tuple[GuardKind, GuardAction], ...] = (
+    ("loop", "decoded_again"),
+    ("loop", "cut"),
+    ("no_speech", "dropped"),
+    ("phantom", "dropped"),
+    ("time", "moved"),
+)
+"""What can be done, and why: told from the first transcription on, so that a rate has a beginning."""
+
 _THEIRS = (BadRequest, BadMedia, ModelNotFound, TooLarge, TooSlow)
 
 # Times at which counters began are nobody's question.
@@ -100,6 +109,12 @@ class Metrics:
             ["kind", "model"],
             registry=registry,
             buckets=_LONG,
+        )
+        self._guards = Counter(
+            "whisperd_guards",
+            "Places where a model was not believed, by why and by what was done.",
+            ["model", "kind", "action"],
+            registry=registry,
         )
         self._first = Histogram(
             "whisperd_time_to_first_segment_seconds",
@@ -203,6 +218,8 @@ class Metrics:
 
     async def heard(self, model: str, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         """The events of a transcription, counted."""
+        for kind, action in _GUARDS:
+            self._guards.labels(model, kind, action)
         with self._asr.request(), self._work("asr", model) as work:
             async with aclosing(events):
                 async for event in events:
@@ -210,6 +227,8 @@ class Metrics:
                         work.begun()
                     if isinstance(event, Done):
                         seconds = event.transcript.duration
+                        for guard in event.transcript.guards:
+                            self._guards.labels(model, guard.kind, guard.action).inc()
                         self._audio.labels(model).inc(seconds)
                         if seconds:
                             self._factor.labels(model).observe(work.seconds / seconds)

@@ -3,6 +3,8 @@
 Whisper uses at most 224 tokens of it, and hears worse the longer it is; what is left out is told.
 """
 
+import re
+
 from server.types import Listen
 
 LONGEST = 1000
@@ -27,6 +29,15 @@ def prompt(listen: Listen) -> tuple[str, tuple[str, ...]]:
             f"of the prompt only the last {LONGEST:,} characters were used: Whisper takes no more"
         )
     return " ".join(part for part in (_sentence(keywords), own) if part), tuple(warnings)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The keywords of a text that has commas, semicolons or lines between them: faster-whisper's hotwords.
+
+    A text that has none is one phrase; where that is too long, each of its words is one.
+    """
+    parts = tuple(part.strip() for part in re.split(r"[,;\n，；、]", text) if part.strip())
+    return tuple(text.split()) if len(parts) == 1 and len(text) > LONGEST_KEYWORDS else parts
 
 
 def _fitting(keywords: tuple[str, ...]) -> tuple[tuple[str, ...], int]:

@@ -61,9 +61,6 @@ _SLACK = 3.0
 _MIXED = 0.4
 """Seconds of silence that end a window where languages are mixed: speakers pause before they change."""
 
-_ENOUGH = 15.0
-"""Seconds of speech by which a language is told."""
-
 Result = TypeVar("Result")
 
 _Step = tuple[Window, asyncio.Task[guards.Guarded]] | Position | MediaEnd | MediaInfo
@@ -135,29 +132,26 @@ async def transcribe(
 async def detect(
     listen: Listen, spool: Spool, models: Models, readers: Readers, memory: Memory, runner: Runner
 ) -> dict[str, float]:
-    """Probability of each language by its code, from the first speech; empty where there is none.
+    """Probability of each language by its code, by a vote of the first windows; empty without speech.
 
     Raises as `transcribe`.
     """
     model = models.find(listen.model, lambda model: model.multilingual)
     request = uuid4().hex
-    found: dict[str, float] = {}
-    heard = 0.0
+    vote = Vote(patience=None)
     reading = readers.read(
         spool, model.shape, listen.audio_track, listen.raw, start=listen.start, end=listen.end
     )
     async with memory.using(model, listen.keep_alive), aclosing(reading):
-        decode = Decode(only_language=True, short_context=model.short_context)
+        decode = Decode(languages=listen.languages, only_language=True, short_context=model.short_context)
         async for item in reading:
             if not isinstance(item, Window):
                 continue
-            languages = (await runner.run(Unit(model, item, decode, request))).languages
-            for code, probability in languages.items():
-                found[code] = found.get(code, 0.0) + probability * item.duration
-            heard += item.duration
-            if heard >= _ENOUGH:
+            vote.send()
+            vote.cast((await runner.run(Unit(model, item, decode, request))).languages, item.duration)
+            if not vote.open:
                 break
-    return {code: sum / heard for code, sum in found.items()}
+    return vote.probabilities
 
 
 async def whole(events: AsyncIterator[Event]) -> Transcript:

@@ -496,14 +496,18 @@ class Speak:
     """Seconds for which the voice stays loaded afterwards; -1: for good; None: as configured."""
 
 
+GuardKind = Literal["loop", "no_speech", "phantom", "time"]
+GuardAction = Literal["decoded_again", "cut", "dropped", "moved"]
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A place where the model was not believed."""
 
-    kind: Literal["loop", "no_speech", "phantom", "time"]
+    kind: GuardKind
     """It repeated itself; it wrote where nobody speaks; it wrote what models write in silence; its times lay
     outside the speech."""
-    action: Literal["decoded_again", "cut", "dropped", "moved"]
+    action: GuardAction
     start: float
     end: float
     text: str

@@ -19,7 +19,9 @@ _PATIENCE = 1.5
 class Vote:
     """Windows say what they heard and wait until it is decided. Later votes may correct a decision."""
 
-    def __init__(self, voters: int = VOTERS) -> None:
+    def __init__(self, voters: int = VOTERS, patience: float | None = _PATIENCE) -> None:
+        """`patience`: seconds that the first vote waits for others; None: until all have voted."""
+        self._patience = patience
         self._weights: dict[str, float] = {}
         self._cast = 0
         self._weight = 0.0
@@ -59,8 +61,8 @@ class Vote:
         for code, probability in languages.items():
             self._weights[code] = self._weights.get(code, 0.0) + probability * seconds
         self._weight += seconds
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._done.set)
+        if self._timer is None and self._patience is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._patience, self._done.set)
         self._decide()
 
     async def decided(self) -> str | None:

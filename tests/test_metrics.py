@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import Metrics
+from server.types import Done, Event, Guard, Transcript
 from tests.serving import ROOT, Server, serving, until
 from tests.speech import SENTENCES, talk, wav
 
@@ -124,6 +126,21 @@ def test_a_worker_that_dies_is_counted(own: Server, http: httpx.Client) -> None:
             worker.kill()
         assert any(line == "event: ok" for line in lines)
     until(lambda: value(http, "whisperd_workers_restarted_total", process="worker") > before)
+
+
+async def test_guards_are_counted_by_their_reason() -> None:
+    metrics = Metrics()
+    cut = Guard("loop", "cut", 1.0, 2.0, "and then and then", "")
+    guards = (cut, cut, replace(cut, kind="time"))
+    transcript = Transcript("transcribe", "en", 3.0, (), "small", guards=guards)
+
+    async def events() -> AsyncGenerator[Event]:
+        yield Done(transcript)
+
+    assert [event async for event in metrics.heard("small", events())] == [Done(transcript)]
+    assert b'whisperd_guards_total{action="cut",kind="loop",model="small"} 2.0' in metrics.text()
+    assert b'whisperd_guards_total{action="cut",kind="time",model="small"} 1.0' in metrics.text()
+    assert b'whisperd_guards_total{action="dropped",kind="phantom",model="small"} 0.0' in metrics.text()
 
 
 def test_two_servers_in_one_process_count_apart() -> None:

@@ -1,6 +1,6 @@
 """What is said to Whisper before a window, and what is said of what was left out."""
 
-from server.prompts import LONGEST, LONGEST_KEYWORDS, prompt
+from server.prompts import LONGEST, LONGEST_KEYWORDS, listed, prompt
 from server.types import Listen
 
 
@@ -18,6 +18,15 @@ def test_keywords_have_little_room() -> None:
     assert text.endswith(" Mine.")
     kept = text.count("word")
     assert f"the last {100 - kept} of 100 keywords were left out" in warning
+
+
+def test_hotwords_are_keywords_in_one_text() -> None:
+    assert listed("Zoë, New York;\nSão Paulo、東京") == ("Zoë", "New York", "São Paulo", "東京")
+    assert listed("one phrase") == ("one phrase",)
+    assert listed(" , ") == ()
+    long = "word " * 100
+    assert listed(long) == ("word",) * 100
+    assert prompt(Listen(model="", keywords=listed(long))) == ("word.", ())
 
 
 def test_a_long_prompt_is_told() -> None:

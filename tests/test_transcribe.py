@@ -1,11 +1,13 @@
 """From media to transcript, with an engine that does what real ones do wrong."""
 
 import io
+import re
 import wave
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,21 @@ from server.memory import Memory
 from server.models import Models, bundled
 from server.reader import Readers
 from server.spool import on_disk
-from server.transcribe import choose, transcribe
-from server.types import Decode, Done, Event, Heard, Listen, Segment, Started, Token, Transcript
+from server.transcribe import choose, detect, transcribe
+from server.types import (
+    Decode,
+    Done,
+    Event,
+    Heard,
+    Listen,
+    MediaEnd,
+    MediaInfo,
+    Segment,
+    Started,
+    Token,
+    Transcript,
+    Window,
+)
 from tests.scripted import Engine, Runner, Say, segment, texts
 from tests.speech import SENTENCES, Pcm, say, silence, talk, wav
 from tests.voices import Voice, speak
@@ -143,10 +158,8 @@ async def test_known_phrases_are_dropped_only_where_nobody_speaks(
     readers: Readers, tmp_path: Path, text: str, language: str
 ) -> None:
     """The model writes it where it is said, and again into the hum after that."""
-    # Loud enough to be taken for sound that words can lie in, and no speech.
-    hum = 0.2 * np.sin(2 * np.pi * 120 * np.arange(24_000) / 16_000).astype(np.float32)
     spoken = say(SENTENCES[0])
-    pcm = np.concatenate([silence(0.3), spoken, hum, spoken, silence(0.3)])
+    pcm = np.concatenate([silence(0.3), spoken, hum(1.5), spoken, silence(0.3)])
     end = 0.3 + len(spoken) / 16_000
     said = plain(segment(text, 0.3, end - 0.1), segment(text, end + 0.5, end + 1.0), language=language)
     transcript, _, _ = await hear(readers, tmp_path, pcm, said, Listen(model="demo", language="en"))
@@ -162,6 +175,50 @@ async def test_other_words_in_a_pause_stay_and_move_to_the_speech(readers: Reade
     said = plain(segment("Well then.", first_end + 0.4, first_end + 0.9))
     transcript, _, _ = await hear(readers, tmp_path, pcm, said, ENGLISH)
     assert transcript.text == "Well then."
+
+
+def hum(seconds: float) -> Pcm:
+    """Loud enough to be taken for sound that words can lie in, and no speech."""
+    return 0.2 * np.sin(2 * np.pi * 120 * np.arange(int(seconds * 16_000)) / 16_000).astype(np.float32)
+
+
+async def test_times_outside_of_speech_are_moved_to_it(readers: Readers, tmp_path: Path) -> None:
+    """One segment ends far in the hum that follows its speech, another lies in it."""
+    spoken = say(SENTENCES[0])
+    end = 0.3 + len(spoken) / 16_000
+    pcm = np.concatenate([silence(0.3), spoken, hum(1.5), spoken, silence(0.3)])
+    said = plain(segment("Long.", 0.3, end + 0.8), segment("Far off.", end + 0.8, end + 0.9))
+    transcript, _, _ = await hear(readers, tmp_path, pcm, said, ENGLISH)
+    assert texts(transcript.segments) == ["Long.", "Far off."]
+    first, second = transcript.segments
+    assert end - 0.3 < first.end < end + 0.5
+    assert end + 1.1 < second.start < end + 1.6
+    moved = transcript.guards[0]
+    assert (moved.kind, moved.action, moved.text) == ("time", "moved", "Long.")
+    assert (moved.start, moved.end) == (first.start, first.end)
+    assert re.fullmatch(r"the model put it at \d\.\d\d to \d\.\d\d s of its window", moved.reason)
+
+
+async def test_words_in_a_window_without_speech_are_dropped(tmp_path: Path) -> None:
+    """Whatever the window's maker was thinking: what the model wrote there is told, and not believed."""
+    noise = np.random.default_rng(1).normal(0, 0.1, 48_000)
+    pcm = (noise * 32767).astype("<i2").tobytes()
+
+    class Reading(Readers):
+        async def read(self, *asked: Any, **how: Any) -> AsyncGenerator[Any]:
+            yield MediaInfo(6.0, "wav", "pcm_s16le", 16_000, 1)
+            yield Window(0, 0.0, pcm, speech=((0.5, 2.5),))
+            yield Window(1, 3.0, pcm, speech=((0.2, 0.25),))
+            yield MediaEnd(6.0)
+
+    readers = Reading(tmp_path, warm=0, streams=1, queue=1, memory=1 << 30, longest=3600)
+    said = plain(segment("It is fine.", 0.6, 1.2))
+    transcript, _, _ = await hear(readers, tmp_path, silence(6), said, ENGLISH)
+    assert texts(transcript.segments) == ["It is fine."]
+    (guard,) = transcript.guards
+    assert (guard.kind, guard.action, guard.text) == ("no_speech", "dropped", "It is fine.")
+    assert guard.reason == "voice activity hears nobody in this window"
+    assert 3.0 <= guard.start < guard.end <= 6.0
 
 
 async def test_what_the_model_itself_takes_for_silence_is_dropped(readers: Readers, tmp_path: Path) -> None:
@@ -254,6 +311,30 @@ async def test_a_window_without_words_has_no_vote(readers: Readers, tmp_path: Pa
 
     transcript, _, _ = await hear(readers, tmp_path, FOUR, first_is_noise, Listen(model="demo"))
     assert transcript.language == "es"
+
+
+async def test_detection_is_a_vote_of_the_first_windows(readers: Readers, tmp_path: Path) -> None:
+    """No more than three windows, of which nothing but the language is wanted; one clear one is enough."""
+    file = tmp_path / "media.wav"
+    file.write_bytes(wav(FOUR))
+
+    async def detected(*shares: dict[str, float]) -> tuple[dict[str, float], Engine]:
+        engine = Engine(spoken_in(*shares))
+        runner = Runner(engine)
+        models = Models(tmp_path, bundled(), default="", demo="true", aliases={})
+        memory = Memory(runner, budget=1 << 40, keep_alive=60, keep_alive_of={}, pinned=())
+        listen = Listen(model="demo", languages=("de", "en", "fr"))
+        found = await detect(listen, on_disk(file), models, readers, memory, runner)
+        await memory.stop()
+        return found, engine
+
+    found, engine = await detected({"de": 0.8, "en": 0.2}, {"en": 0.8, "de": 0.2}, {"en": 0.8, "de": 0.2})
+    assert found["en"] == pytest.approx(0.6, abs=0.1)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert len(engine.asked) == 3
+    assert all(decode.only_language and decode.languages == ("de", "en", "fr") for decode in engine.asked)
+    found, engine = await detected({"fr": 0.99, "en": 0.01})
+    assert (max(found, key=found.__getitem__), len(engine.asked)) == ("fr", 1)
 
 
 async def test_silence_has_no_language(readers: Readers, tmp_path: Path) -> None:

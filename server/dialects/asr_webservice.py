@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, formats, languages, transcribe
+from server import errors, fields, formats, languages, prompts, transcribe
 from server.dialects import HEARING, document, notice, refusals, services, status, telling
 from server.formats import verbose_json
 from server.openapi import Answer, Upload, answer, closed, operation
@@ -47,6 +47,7 @@ class Asked(AskedOfAll):
     task: Task = Field("transcribe", description="translate: into English.")
     language: fields.Language = Field(None, description="Language of the speech; absent: detected.")
     initial_prompt: str = Field("", description="Names and spellings to expect.")
+    hotwords: str = Field("", description="Words to expect, with commas between them.")
     word_timestamps: bool = Field(False, description="Times of words, in json.")
     output: Literal["txt", "vtt", "srt", "tsv", "json"] = Field("txt", description="How it is written.")
 
@@ -113,6 +114,7 @@ async def asr(request: Request) -> Response:
         task=asked.task,
         language=asked.language,
         prompt=asked.initial_prompt,
+        keywords=prompts.listed(asked.hotwords),
         words=asked.word_timestamps,
         raw=None if asked.encode else _RAW,
     )

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import config, deferred, errors, fields, formats, languages, sse, transcribe
+from server import config, deferred, errors, fields, formats, languages, prompts, sse, transcribe
 from server.config import KeepAlive
 from server.dialects import HEARING, Problem, document, notice, problem, refusals, services, v1
 from server.formats import diarized_json, verbose_json
@@ -164,6 +164,8 @@ class Asked(BaseModel):
     """Text that precedes the sound: names, spelling, style."""
     keywords: tuple[str, ...] = ()
     """Words and phrases to expect."""
+    hotwords: str = ""
+    """The same in one text, with commas between them, as faster-whisper has it."""
     temperature: float = Field(0.0, ge=0.0, le=1.0)
     """Of sampling; 0 is greedy, and raised by itself where the result is poor."""
     timestamp_granularities: tuple[Literal["segment", "word"], ...] = ()
@@ -482,7 +484,7 @@ def _listen(asked: Asked, task: Task) -> Listen:
         by_channel=asked.multichannel,
         conditioned=asked.condition_on_previous_text,
         prompt=asked.prompt,
-        keywords=asked.keywords,
+        keywords=(*asked.keywords, *prompts.listed(asked.hotwords)),
         temperature=asked.temperature,
         words=_style(asked).needs_words,
         logprobs=_style(asked).logprobs,

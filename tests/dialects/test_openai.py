@@ -204,6 +204,8 @@ def test_keywords_are_shown_to_the_model(sdk: openai.OpenAI) -> None:
         for fields in (dict[str, Any](), {"keywords": ["London", "kitchen"]})
     )
     assert plain != hinted
+    answer = hear(sdk, include=["logprobs"], extra_body={"hotwords": "London, kitchen"})
+    assert [token.logprob for token in answer.logprobs] == pytest.approx(hinted)
 
 
 def test_keywords_without_room_are_told(sdk: openai.OpenAI) -> None:
@@ -213,6 +215,8 @@ def test_keywords_without_room_are_told(sdk: openai.OpenAI) -> None:
     (warning,) = answer.model_extra["warnings"]
     assert "of 60 keywords were left out" in warning
     assert "warnings" not in (hear(sdk, keywords=keywords[:5]).model_extra or {})
+    hot = hear(sdk, extra_body={"hotwords": ", ".join(keywords)})
+    assert hot.model_extra["warnings"] == [warning]
     done = list(hear(sdk, keywords=keywords, stream=True))[-1]
     assert warning in done.model_extra["warnings"]
 
