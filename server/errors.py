@@ -8,6 +8,7 @@ SpeechError
 │   ├── KeyReused           an idempotency key came with another request
 │   ├── UnsupportedLanguage
 │   ├── VoiceNotFound       no such voice here, or not in that language
+│   ├── CannotClone         no model here speaks in the voice of a sample
 │   └── TextTooLong         more text than is spoken at once
 ├── WrongMethod             the path is known, and not by that method
 ├── Refused                 who asks may not
@@ -80,6 +81,10 @@ class UnsupportedLanguage(BadRequest):
 
 class VoiceNotFound(BadField):
     """No such voice here, or not in the language asked for."""
+
+
+class CannotClone(BadField):
+    """No model here can speak in the voice of a sample."""
 
 
 class TextTooLong(BadField):

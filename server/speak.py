@@ -48,8 +48,10 @@ class Spoken:
 
 async def prepare(speak: Speak, voices: Voices) -> Spoken:
     """Find the voice and make the text ready. Raises VoiceNotFound and BadField, TextTooLong among them."""
-    voice = voices.find(speak.voice, speak.language, speak.engine)
-
+    if speak.sample:
+        voice = voices.like(speak.sample, speak.voice, speak.language, speak.engine)
+    else:
+        voice = voices.find(speak.voice, speak.language, speak.engine)
     words = dictionary.parse(speak.dictionary)
     if words and not voice.ipa:
         raise BadField(f"the voice {voice.id} takes no sounds in IPA", "custom_dictionary")
@@ -73,7 +75,8 @@ async def sound(
     """
     model = model_of(spoken.voice)
     async with memory.using(model, spoken.speak.keep_alive):
-        said = speakers.say(model, spoken.voice.speaker, spoken.voice.sample_rate, spoken.pieces)
+        voice = spoken.voice
+        said = speakers.say(model, voice.speaker, voice.sample_rate, spoken.pieces, voice.sample)
         async with aclosing(said):
             async with aclosing(_written(said, spoken, encoder)) as written:
                 async for data in written:
@@ -110,4 +113,11 @@ def wav_header(sample_rate: int, size: int | None = None) -> bytes:
 def model_of(voice: Voice) -> ModelInfo:
     """What holds the voice in memory."""
     id = f"{voice.engine}/{voice.model.stem}" if voice.size else voice.engine
-    return ModelInfo(id=id, path=voice.model, size=voice.size, created=0, engine=voice.engine)
+    return ModelInfo(
+        id=id,
+        path=voice.model,
+        size=voice.size,
+        created=0,
+        engine=voice.engine,
+        overhead=voice.overhead,
+    )

@@ -24,7 +24,7 @@ from server import engines, errors
 from server.child import Child, ChildGone, Parent
 from server.lanes import Lanes
 from server.runners import Residence
-from server.types import ModelInfo, Piece
+from server.types import ModelInfo, Piece, Sample
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ class Say(msgspec.Struct, tag=True):
     piece: Piece
     speaker: str
     sample_rate: int
+    sample: Sample | None = None
+    """Whose voice it is to be, instead of the speaker's."""
 
 
 class Stop(msgspec.Struct, tag=True):
@@ -116,16 +118,23 @@ class Speakers(Lanes["_Lane"]):
         self._ending: set[asyncio.Task[None]] = set()
 
     async def say(
-        self, model: ModelInfo, speaker: str, sample_rate: int, pieces: Iterable[Piece]
+        self,
+        model: ModelInfo,
+        speaker: str,
+        sample_rate: int,
+        pieces: Iterable[Piece],
+        sample: Sample | None = None,
     ) -> AsyncGenerator[bytes]:
         """The sound of the pieces, one after the other: int16 little-endian mono at `sample_rate`.
+
+        `sample`: whose voice it is to be, instead of the speaker's, where the model clones.
 
         Raises Busy where too many wait for this model, ModelBroken, and WorkFailed. Closing the iterator
         early stops the work.
         """
         lane = self.lane(model)
         sounds = _Backlog()
-        making = asyncio.create_task(lane.make(speaker, sample_rate, pieces, sounds))
+        making = asyncio.create_task(lane.make(speaker, sample_rate, pieces, sample, sounds))
         try:
             async for pcm in sounds.taken(making):
                 yield pcm
@@ -206,10 +215,18 @@ class _Lane:
         self._numbers = itertools.count()
         self._engine = ""
 
-    async def make(self, speaker: str, sample_rate: int, pieces: Iterable[Piece], sounds: _Backlog) -> None:
+    async def make(
+        self,
+        speaker: str,
+        sample_rate: int,
+        pieces: Iterable[Piece],
+        sample: Sample | None,
+        sounds: _Backlog,
+    ) -> None:
         for piece in pieces:
             await sounds.room()
-            async with aclosing(self._said(Say(next(self._numbers), piece, speaker, sample_rate))) as said:
+            say = Say(next(self._numbers), piece, speaker, sample_rate, sample)
+            async with aclosing(self._said(say)) as said:
                 async for pcm in said:
                     sounds.put(pcm)
 
@@ -400,11 +417,19 @@ def _do(say: Say, speaker: engines.Speaker, parent: Parent[ToSpeaker], stopped: 
         if pcm := shaper.shaped(pcm):
             parent.send(Sound(pcm))
 
+    def stop() -> bool:
+        return say.number in stopped
+
+    name = say.speaker
     try:
+        if say.sample:
+            name = cast(engines.Cloner, speaker).clone(say.sample, stop)
         if shaper.piece.text:
-            speaker.say(shaper.piece, say.speaker, emit, lambda: say.number in stopped)
+            speaker.say(shaper.piece, name, emit, stop)
         if last := shaper.last():
             parent.send(Sound(last))
+    except engines.Stopped:
+        return Said()
     except errors.SpeechError as error:
         return Refused(type(error).__name__, str(error))
     return Said()

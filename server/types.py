@@ -408,6 +408,24 @@ class ModelInfo:
     """Bytes that a process takes beside the weights, until it has been measured."""
 
 
+CLONING_RATE = 24_000
+"""Hz of samples to clone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Somebody's speech, whose voice is to be spoken in."""
+
+    path: Path
+    """A file of int16 little-endian mono samples at CLONING_RATE."""
+    sha256: str
+    """Of that file, in hex."""
+    quality: int = 20
+    """1 to 40, as NVIDIA's NIM counts it; from 30 on an engine takes longer for a better likeness."""
+    kept: Path | None = None
+    """A folder in which an engine may keep what it made of the sample; None: it is wanted but once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """A voice that this server can speak in."""
@@ -435,9 +453,13 @@ class Voice:
     ipa: bool = False
     """Whether sounds can be given to it in IPA."""
     clones: bool = False
-    """Whether it can speak in the voice of a sample."""
+    """Whether its model can speak in the voice of a sample."""
     mixes: bool = False
     """Whether it can be mixed with others of its model."""
+    sample: Sample | None = None
+    """What it is cloned from; None: it is one of its model's own."""
+    overhead: int = 150 << 20
+    """Bytes that a process takes beside the files, until it has been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,6 +509,8 @@ class Speak:
     speed: float = 1.0
     dictionary: str = ""
     """Words and how they sound in IPA, as text/dictionary.py reads them."""
+    sample: Sample | None = None
+    """Whose voice it is to be; `voice` then only says which model is to clone it."""
     format: Audio = "wav"
     sample_rate: int = 0
     """Hz of the answer; 0: as the voice makes it."""

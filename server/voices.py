@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 from server import engines
-from server.errors import VoiceNotFound
-from server.types import Voice
+from server.errors import CannotClone, VoiceNotFound
+from server.types import Sample, Voice
 
 PREFERRED = ("piper", "kokoro", "pocket", "espeak")
 """Engines from the one that speaks first, where a client names no voice and a language has several."""
@@ -58,6 +58,12 @@ _MOST_PARTS = 8
 
 _FALLBACK = "en-US"
 
+_NO_CLONER = (
+    "no model is installed that can speak in the voice of a sample: it takes Pocket TTS "
+    "(scripts/serve --with pocket) and those of its weights that clone, whose terms are to be accepted at "
+    "https://huggingface.co/kyutai/pocket-tts"
+)
+
 _REGIONS = {"en": "us", "hi": "in", "ja": "jp", "ko": "kr", "pt": "br", "vi": "vn", "zh": "cn"}
 """Where a language is meant to be from if nobody says, and its own code is no country's."""
 
@@ -77,7 +83,7 @@ class Voices:
 
     def installed(self) -> tuple[Voice, ...]:
         """All voices, those of preferred engines first; each engine's own in its order, the best first."""
-        found = [voice for voices in _engines() for voice in voices(self.folder)]
+        found = [voice for voices in _offered("voices") for voice in voices(self.folder)]
         return tuple(sorted(found, key=lambda voice: (_rank(voice), voice.locale)))
 
     def find(self, name: str = "", language: str = "", engine: str = "") -> Voice:
@@ -101,6 +107,27 @@ class Voices:
             raise VoiceNotFound(f"there is no voice {name[:80]!a}{where}", "voice")
         return found
 
+    def like(self, sample: Sample, name: str = "", language: str = "", engine: str = "") -> Voice:
+        """The voice of a sample, by the best model that can clone it.
+
+        `name`: a voice whose model it is to be; names that stand for none leave the choice to the language.
+        Raises CannotClone and VoiceNotFound.
+        """
+        every = [voice for cloners in _offered("cloners") for voice in cloners(self.folder)]
+        fitting = [voice for voice in every if engine in ("", voice.engine)]
+        if not fitting:
+            raise CannotClone(_NO_CLONER)
+        wanted = self._meant.get(name.lower(), name).lower()
+        if wanted in ("", "default", *OPENAI) or wanted.startswith("magpie-"):
+            voice = _best(fitting, language or _FALLBACK)[0]
+        else:
+            named = self.find(name, language, engine)
+            clones = [voice for voice in fitting if voice.model == named.model]
+            if not clones:
+                raise CannotClone(f"the model of the voice {named.id} cannot speak in the voice of a sample")
+            voice = clones[0]
+        return replace(voice, sample=sample)
+
 
 def files(voice: Voice) -> tuple[Path, ...]:
     """What the voice and all others of its model consist of; nothing where they come with the engine."""
@@ -115,9 +142,12 @@ def engines_here() -> Iterator[str]:
             yield module.name
 
 
-def _engines() -> Iterator[Callable[[Path], Sequence[Voice]]]:
+def _offered(function: str) -> Iterator[Callable[[Path], Sequence[Voice]]]:
+    """The functions of that name of all engines that speak, where they have one."""
     for name in engines_here():
-        yield import_module(f"{engines.__name__}.{name}").voices
+        offered = getattr(import_module(f"{engines.__name__}.{name}"), function, None)
+        if offered:
+            yield offered
 
 
 def _rank(voice: Voice) -> int:

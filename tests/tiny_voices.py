@@ -7,15 +7,22 @@ each phoneme is a table of a tone with formants of its own. It is no speech that
 longer text is longer sound, phonemes and speakers sound different, and the length scale works.
 
 A model of Kokoro's of the same make in 24 kHz with a few voices, whose styles say how high they speak.
+
+A model of Pocket TTS of 54,000 parameters, a quarter of a megabyte: its own classes with random weights, the
+same at each run. It makes noises; longer text makes longer ones, and each voice and each sample its own.
+It never says that it has ended, so a text lasts two seconds and a third for each token.
 """
 
 import json
+import math
+import string
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 RATE = 16_000
@@ -174,5 +181,142 @@ def _graph(tables: Any, speakers: bool) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+# Pocket TTS --------------------------------------------------------------------------------------------
+
+_LEARNT = "The weather is beautiful today. Peter lives in London, and his sister too. Good morning!"
+_LOUDNESS = 0.1
+"""Standard deviation of what the model makes."""
+
+_SEANET = {
+    "dimension": 16,
+    "channels": 1,
+    "n_filters": 4,
+    "n_residual_layers": 1,
+    "ratios": [6, 5, 4],
+    "kernel_size": 7,
+    "residual_kernel_size": 3,
+    "last_kernel_size": 3,
+    "dilation_base": 2,
+    "pad_mode": "constant",
+    "compress": 2,
+}
+_CODEC = {
+    "dtype": "float32",
+    "sample_rate": 24_000,
+    "inner_dim": 8,
+    "outer_dim": 16,
+    "channels": 1,
+    "frame_rate": 12.5,
+    "seanet": _SEANET,
+    "transformer": {
+        "d_model": 16,
+        "num_heads": 2,
+        "num_layers": 1,
+        "layer_scale": 0.5,
+        "context": 50,
+        "dim_feedforward": 32,
+        "input_dimension": 16,
+        "output_dimensions": [16],
+    },
+    "quantizer": {"dimension": 8, "output_dimension": 16},
+}
+
+
+def pocket(folder: Path, name: str = "english_tiny", *, clones: bool = True) -> Path:
+    """Writes a model's folder with the voices `low` and `high`; its path. `clones`: with an encoder."""
+    import torch
+    from pocket_tts import TTSModel, export_model_state
+    from safetensors.torch import save_file
+
+    model_folder = folder / name
+    embeddings = model_folder / "embeddings"
+    embeddings.mkdir(parents=True, exist_ok=True)
+    config = _pocket_config(model_folder / "tokenizer.json")
+    (model_folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(0)
+    model: Any = TTSModel.load_model(config=model_folder / "config.yaml")
+    _fill(model)
+    with torch.no_grad():
+        for voice, frequency in {"low": 120, "high": 300}.items():
+            state = model.get_state_for_audio_prompt(torch.from_numpy(tone(frequency))[None])
+            export_model_state(state, embeddings / f"{voice}.safetensors")
+        if not clones:
+            model.mimi.encoder.requires_grad_(False)
+            for tensor in (*model.mimi.encoder.parameters(), model.flow_lm.speaker_proj_weight):
+                tensor.zero_()
+    save_file(model.state_dict(), model_folder / "model.safetensors")
+    return model_folder
+
+
+def tone(frequency: float, seconds: float = 4.0) -> Any:
+    """A hum that comes and goes, float32 at 24 kHz."""
+    time = np.arange(int(24_000 * seconds)) / 24_000
+    hum = 0.3 * np.sin(2 * np.pi * frequency * time) * (np.sin(6 * np.pi * time) > 0)
+    return hum.astype(np.float32)
+
+
+def _pocket_config(tokenizer: Path) -> dict[str, Any]:
+    return {
+        "default_eos_threshold": 1e9,
+        "flow_lm": {
+            "insert_bos_before_voice": True,
+            "dtype": "float32",
+            "flow": {"depth": 1, "dim": 16, "type": "pointwise"},
+            "transformer": {
+                "d_model": 32,
+                "hidden_scale": 2,
+                "max_period": 10_000,
+                "num_heads": 2,
+                "num_layers": 2,
+            },
+            "lookup_table": {
+                "dim": 32,
+                "n_bins": _tokenizer(tokenizer),
+                "tokenizer": "tokenizers",
+                "tokenizer_path": str(tokenizer),
+            },
+        },
+        "mimi": _CODEC,
+    }
+
+
+def _tokenizer(file: Path) -> int:
+    """Writes a vocabulary of letters, signs and parts of a few words; its size."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer: Any = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    alphabet = [*string.ascii_letters, *string.digits, *".,;:!?'"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["<unk>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([_LEARNT], trainer)
+    tokenizer.save(str(file))
+    return int(tokenizer.get_vocab_size())
+
+
+def _fill(model: Any) -> None:
+    """Random weights, at which neither sound nor voice fades on the way through; a loudness of speech."""
+    import torch
+
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if tensor.dim() >= 2:
+                inputs = 2 * tensor.shape[0] if "convtr" in name else tensor[0].numel()
+                torch.nn.init.normal_(tensor, std=1 / math.sqrt(inputs))
+            elif "bias" in name and "norm" not in name:
+                tensor.zero_()
+        state = model.get_state_for_audio_prompt(torch.from_numpy(tone(120))[None])
+        sound = model.generate_audio(state, _LEARNT)
+        last = [layer for layer in model.mimi.decoder.modules() if isinstance(layer, torch.nn.Conv1d)][-1]
+        gain = _LOUDNESS / sound.std()
+        last.weight.mul_(gain)
+        last.bias = torch.nn.Parameter(-sound.mean() * gain + torch.zeros(1))
+
+
 if __name__ == "__main__":
-    print(piper(Path(sys.argv[1])), kokoro(Path(sys.argv[1]) / "kokoro"))
+    print(piper(Path(sys.argv[1])), kokoro(Path(sys.argv[1]) / "kokoro"), pocket(Path(sys.argv[1])))

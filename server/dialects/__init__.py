@@ -108,6 +108,7 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.TooSlow: "upload_too_slow",
     errors.UnsupportedLanguage: "unsupported_language",
     errors.VoiceNotFound: "voice_not_found",
+    errors.CannotClone: "cannot_clone",
     errors.TextTooLong: "text_too_long",
     errors.ModelBroken: "model_broken",
     errors.Busy: "server_busy",

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.types import LONGEST_WINDOW, Decode, Diarized, Heard, Loading, Piece, SpeakerCount
+from server.types import LONGEST_WINDOW, Decode, Diarized, Heard, Loading, Piece, Sample, SpeakerCount
 
 Stop = Callable[[], bool]
 """Asked by an engine during its work: True says that nobody waits for the result any more."""
@@ -90,6 +90,16 @@ class Speaker(Protocol):
 
     def describe(self) -> str:
         """One line for people: library and version."""
+
+
+class Cloner(Speaker, Protocol):
+    """A Speaker that can take on the voice of a sample. Its module has, beside `voices(folder)`,
+
+    `cloners(folder)`: the models that can, each as a voice that has no speaker yet.
+    """
+
+    def clone(self, sample: Sample, stop: Stop) -> str:
+        """Make ready to speak like the sample; what `say` then calls that speaker. Raises Stopped."""
 
 
 Report = Callable[[float], None]

@@ -1,20 +1,24 @@
 """Every engine that speaks, whatever files there are, on a real voice: what a piece must sound like."""
 
-from dataclasses import dataclass
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
 from server import voices
-from server.engines import Speaker
+from server.engines import Cloner, Speaker, Stopped, pocket
 from server.errors import ModelBroken
-from server.types import Piece, Voice
+from server.types import Piece, Sample, Voice
 from tests import tiny_voices
 from tests.speech import Pcm
 
 ENGINES = tuple(voices.engines_here())
+CLONERS = [name for name in ENGINES if hasattr(import_module(f"server.engines.{name}"), "cloners")]
 
 TEXT = "The weather is beautiful today."
 
@@ -41,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("voices")
     tiny_voices.piper(folder)
     tiny_voices.kokoro(folder / "Kokoro-82M")
+    tiny_voices.pocket(folder)
     return folder
 
 
@@ -99,6 +104,88 @@ def test_it_says_what_it_is(speaking: Speaking) -> None:
 def test_its_voices_have_names_of_their_own(speaking: Speaking) -> None:
     assert speaking.voice.id.split(".")[0].lower() == speaking.voice.engine
     assert speaking.voice.locale.upper() == speaking.voice.id.split(".")[1]
+
+
+@pytest.fixture(scope="module", params=CLONERS)
+def cloning(request: pytest.FixtureRequest, folder: Path) -> Speaking:
+    module = import_module(f"server.engines.{request.param}")
+    voice = module.cloners(folder)[0]
+    return Speaking(module.Speaker(voice.model, 1), voice)
+
+
+def sample(folder: Path, frequency: float, seconds: float = 4.0) -> Sample:
+    pcm = (tiny_voices.tone(frequency, seconds) * 32767).astype("<i2").tobytes()
+    file = folder / f"{frequency}.pcm"
+    file.write_bytes(pcm)
+    return Sample(file, hashlib.sha256(pcm).hexdigest())
+
+
+def like(cloning: Speaking, sample: Sample) -> Pcm:
+    speaker = cast(Cloner, cloning.speaker)
+    name = speaker.clone(sample, lambda: False)
+    return replace(cloning, voice=replace(cloning.voice, speaker=name)).say(Piece(TEXT))
+
+
+def test_a_clone_is_like_its_sample(cloning: Speaking, tmp_path: Path) -> None:
+    low, high = like(cloning, sample(tmp_path, 110)), like(cloning, sample(tmp_path, 250))
+    assert loudness(low) > 0.03
+    assert np.abs(low - high).mean() > 0.01
+    assert np.abs(low - like(cloning, sample(tmp_path, 110))).max() < 0.01
+
+
+def test_what_was_made_of_a_sample_is_kept(cloning: Speaking, tmp_path: Path) -> None:
+    once = replace(sample(tmp_path, 180), kept=tmp_path)
+    first = like(cloning, once)
+    kept = [file for file in tmp_path.iterdir() if file != once.path]
+    assert len(kept) == 1
+    once.path.unlink()
+    speaker = cast(Cloner, type(cloning.speaker)(cloning.voice.model, 1))
+    again = like(replace(cloning, speaker=speaker), once)
+    assert np.abs(first - again).max() < 0.01
+
+
+def test_what_was_kept_and_is_broken_is_made_again(cloning: Speaking, tmp_path: Path) -> None:
+    once = replace(sample(tmp_path, 190), kept=tmp_path)
+    first = like(cloning, once)
+    for file in tmp_path.iterdir():
+        if file != once.path:
+            file.write_bytes(file.read_bytes()[:100])
+    speaker = cast(Cloner, type(cloning.speaker)(cloning.voice.model, 1))
+    assert np.abs(first - like(replace(cloning, speaker=speaker), once)).max() < 0.01
+
+
+def test_cloning_stops_when_told_to(cloning: Speaking, tmp_path: Path) -> None:
+    speaker = cast(Cloner, cloning.speaker)
+    with pytest.raises(Stopped):
+        speaker.clone(sample(tmp_path, 200), lambda: True)
+    assert len(like(cloning, sample(tmp_path, 200)))
+
+
+def test_weights_without_an_encoder_do_not_clone(tmp_path: Path) -> None:
+    tiny_voices.pocket(tmp_path, "de_tiny", clones=False)
+    (voice,) = [voice for voice in pocket.voices(tmp_path) if voice.id.endswith("low")]
+    assert voice.id == "Pocket.DE.tiny.low"
+    assert not voice.clones
+    assert not pocket.cloners(tmp_path)
+    with pytest.raises(ModelBroken, match="cannot clone"):
+        pocket.Speaker(voice.model, 1).clone(sample(tmp_path, 110), lambda: False)
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "config.yaml", "model.safetensors"])
+def test_a_model_that_is_not_whole_has_no_voices(folder: Path, tmp_path: Path, missing: str) -> None:
+    copy = Path(shutil.copytree(folder / "english_tiny", tmp_path / "english_tiny"))
+    assert len(pocket.voices(tmp_path)) == 2
+    (copy / missing).unlink()
+    assert not pocket.voices(tmp_path)
+    assert not pocket.cloners(tmp_path)
+
+
+def test_a_long_stretch_is_given_breath(folder: Path) -> None:
+    speaker = pocket.Speaker(folder / "english_tiny", 1)
+    said = speaker._with_breaths("so it goes on and on and on " * 8 + "and on. Then it ends.")
+    assert said.replace(",", "") == "so it goes on and on and on " * 8 + "and on. Then it ends."
+    assert said.count(",") >= 2
+    assert speaker._with_breaths("A short one, as they are.") == "A short one, as they are."
 
 
 @pytest.mark.parametrize("name", ENGINES)
