@@ -11,10 +11,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server import dialects, errors
+from server import dialects, errors, logs, naming
 from server.counting import Counting
 from server.guard import Guard
 from server.hangup import Hangup
+from server.naming import Naming
 from server.services import Services
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def build(services: Services) -> Starlette:
     return Starlette(
         routes=dialects.routes(),
         middleware=[
+            Middleware(Naming),
             Middleware(Counting, metrics=services.metrics),
             Middleware(Hangup),
             Middleware(Guard, hosts=(config.host, *config.allowed_hosts), keys=services.keys),
@@ -60,4 +62,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     """Our own mistake; what it was goes into the log, not to the client."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return JSONResponse(dialects.body(500, "the server failed; its log says why"), 500)
+    headers = {naming.HEADER: logs.REQUEST.get()}  # this is sent from outside of all middleware
+    return JSONResponse(dialects.body(500, "the server failed; its log says why"), 500, headers)

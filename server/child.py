@@ -9,6 +9,7 @@ parent run anything by what it sends.
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,10 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from server import logs
+
+log = logging.getLogger(__name__)
+
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
 _KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "GGML_", "OMP_")
 
@@ -29,6 +34,13 @@ _LARGEST = 1 << 26
 """Bytes; far above any window, so that a broken child cannot make us allocate without end."""
 
 _MOMENT = 0.5
+
+_LOOK = 2.0
+"""Seconds between two looks whether a child was stopped; one that two find stopped is ended."""
+
+_LONGEST_LINE = 500
+_MOST_LINES = 100
+"""Of what a child prints, characters of a line and lines of a request that go into the log."""
 
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
@@ -51,11 +63,17 @@ def environment() -> dict[str, str]:
 class Child(Generic[Incoming]):
     """The parent's side of a child process that answers with messages of type `Incoming`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, incoming: Any) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, incoming: Any, printed: "_Printed") -> None:
         self._process = process
         self._decoder = msgspec.msgpack.Decoder(incoming)
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
+        self._printed = printed
+        self._watching: asyncio.TimerHandle | None = None
+
+    def serve(self, request: str) -> None:
+        """From now on, what it prints belongs to this request's log; empty: to nobody's."""
+        self._printed.serve(request)
 
     @classmethod
     async def spawn(cls, entry: str, incoming: Any, folder: Path, *arguments: str) -> "Child[Incoming]":
@@ -66,7 +84,8 @@ class Child(Generic[Incoming]):
         await asyncio.to_thread(folder.mkdir, mode=0o500, parents=True, exist_ok=True)
         module, function = entry.split(":")
         ours, theirs = socket.socketpair()
-        with theirs:
+        printed, prints = os.pipe()
+        with theirs, os.fdopen(prints, "wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-I",
@@ -80,8 +99,9 @@ class Child(Generic[Incoming]):
                 cwd=folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
+                stderr=errors,
             )
-        child = cls(process, incoming)
+        child = cls(process, incoming, _Printed(printed, module, process.pid))
         child._reader, child._writer = await asyncio.open_unix_connection(sock=ours)
         return child
 
@@ -111,7 +131,20 @@ class Child(Generic[Incoming]):
             message: Incoming = self._decoder.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as error:
             raise ChildGone(f"process {self.pid} has ended{await self._how()}") from error
+        if self._watching is None:  # a child that starts may take its time
+            self._watch(stopped=False)
         return message
+
+    def _watch(self, stopped: bool) -> None:
+        """Look now and then; a stopped process answers nobody, and its memory is still taken."""
+        if self._process.returncode is not None:
+            return
+        stops = _is_stopped(self.pid)
+        if stops and stopped:
+            log.warning("process %d was stopped from outside, and is ended", self.pid)
+            self.kill()
+            return
+        self._watching = asyncio.get_running_loop().call_later(_LOOK, self._watch, stops)
 
     async def _how(self) -> str:
         """How it ended, where that is known within a moment."""
@@ -123,12 +156,81 @@ class Child(Generic[Incoming]):
 
     def kill(self) -> None:
         """End the process now. `ended` waits until it has."""
+        if self._watching:
+            self._watching.cancel()
         self._writer.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def ended(self) -> None:
         await self._process.wait()
+        self._printed.close()
+
+
+class _Printed:
+    """What a child prints on standard error, which becomes lines of our log."""
+
+    def __init__(self, pipe: int, name: str, pid: int) -> None:
+        self._pipe = pipe
+        self._log = logging.getLogger(name)
+        self._pid = pid
+        self._request = ""
+        self._lines = 0
+        self._rest = b""
+        os.set_blocking(pipe, False)
+        asyncio.get_running_loop().add_reader(pipe, self._read)
+
+    def serve(self, request: str) -> None:
+        if request != self._request:
+            self._request, self._lines = request, 0
+
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        while self._pipe >= 0 and self._read():
+            pass
+        self._close()
+
+    def _read(self) -> bool:
+        """What is there; whether there may be more."""
+        try:
+            data = os.read(self._pipe, 1 << 16)
+        except BlockingIOError:
+            return False
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._tell(line)
+        if not data:
+            self._close()
+        elif len(self._rest) > _LONGEST_LINE:
+            self._rest = self._rest[:_LONGEST_LINE]
+        return bool(data)
+
+    def _tell(self, line: bytes) -> None:
+        text = line[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
+        self._lines += 1
+        if self._lines > _MOST_LINES or not text:
+            return
+        about = {**logs.of(self._request), "child": self._pid}
+        self._log.warning("process %d: %s", self._pid, text, extra=about)
+        if self._lines == _MOST_LINES:
+            self._log.warning("process %d: what more it prints is left out", self._pid, extra=about)
+
+    def _close(self) -> None:
+        if self._pipe >= 0:
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            self._tell(rest)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether the process was stopped by a signal; not by a debugger, and not for want of a processor."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
 
 
 class Parent(Generic[Incoming]):

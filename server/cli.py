@@ -35,6 +35,7 @@ from server.errors import SpeechError, WorkFailed
 from server.languages import code as language_code
 from server.services import running
 from server.spool import Spool, on_disk, spooled
+from server.state import StateError
 from server.terminal import ApiKey, ConfigFile, Data, Folder, Url, err, run
 from server.types import Done, Event, Listen, Segment, Started, Style, Transcript
 from server.types import Progress as Position
@@ -56,7 +57,7 @@ def main() -> None:
     """Run the command line. A mistake of the user's ends in one sentence and exit code 1."""
     try:
         app()
-    except (SpeechError, ConfigError, OSError) as error:
+    except (SpeechError, ConfigError, StateError, OSError) as error:
         _fail(error)
 
 

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from server import keys as api_keys
-from server import trust
+from server import logs, trust
 
 ENVIRONMENT = "WHISPERD_"
 
@@ -283,8 +283,14 @@ class Config(BaseModel):
     recycle: int = Field(
         5000, ge=1, description="Windows after which a worker process is replaced by a fresh one."
     )
+    shutdown_grace: Seconds = Field(
+        10.0, description="Time that requests have to be answered when the server is told to end."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What goes into the log."
+    )
+    log_format: logs.Format = Field(
+        "text", description="Lines of the log: text, for people, or json, an object a line."
     )
 
     @property

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from server import errors
+from server import errors, logs
 from server.child import Child, ChildGone, Parent
 from server.engines import Report, Stopped
 from server.errors import ModelBroken, SpeechError, WorkFailed
@@ -212,6 +212,7 @@ class _Desk:
 
     async def _asked(self, child: Child[FromProcess], work: Work, report: Report) -> FromProcess:
         """Its answer. Raises ChildGone, or the error that it tells."""
+        child.serve(logs.REQUEST.get())
         await child.send(work)
         answering = asyncio.create_task(_answer(child, report))
         try:

@@ -5,7 +5,6 @@ Nothing of it is made, opened or imported before the first job.
 """
 
 import asyncio
-import fcntl
 import hashlib
 import logging
 import os
@@ -22,7 +21,7 @@ from uuid import UUID
 
 import msgspec
 
-from server import errors, files, urls, webhooks
+from server import errors, files, logs, urls, webhooks
 from server.config import Config
 from server.spool import Spool, on_disk, spooled
 from server.types import (
@@ -149,7 +148,6 @@ class Jobs:
         """Held from a look at who needs a blob until what follows from it is done."""
         self._records: Records | None = None
         self._durable: Durable | None = None
-        self._locked: int | None = None
         self._live: dict[str, _Live] = {}
         self._active: set[str] = set()
         self._claimed: set[str] = set()
@@ -205,8 +203,6 @@ class Jobs:
         if self._records:
             await self._call(self._records.close)
         self._database.shutdown(wait=False)
-        if self._locked is not None:
-            os.close(self._locked)
 
     async def _open(self) -> "Records":
         """The records, made with the first job."""
@@ -221,22 +217,9 @@ class Jobs:
         from server.records import Records
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock()
         records = Records(self._path)
         _remove_orphans(self._folder / "results", records.ids())
         return records
-
-    def _lock(self) -> None:
-        """Jobs of one folder are done by one server."""
-        if self._locked is not None:
-            return
-        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            raise errors.Busy("the jobs of this data folder are done by another server", 60) from error
-        self._locked = handle
 
     def _of(self) -> "Records":
         assert self._records, "opened"
@@ -359,6 +342,7 @@ class Jobs:
             if await self._call(records.fingerprint, known.id) != mark:
                 raise errors.KeyReused("this Idempotency-Key came before, with another request")
             return known
+        log.info("job %s is in line", job.id)
         self._live[job.id] = _Live()
         await self._engine()
         self._wake.set()
@@ -555,6 +539,7 @@ class Jobs:
 
     async def _work(self, id: str) -> None:
         """A job's first step; at its end the records say how it ended."""
+        logs.REQUEST.set(id)
         records = self._of()
         live = self._live.setdefault(id, _Live())
         try:
@@ -725,6 +710,7 @@ class Jobs:
 
     async def _tell(self, id: str, tries: int) -> float | None:
         """A job's second step: one try to send its webhook; seconds until the next one."""
+        logs.REQUEST.set(id)
         job = await self._call(self._of().find, id)
         if job is None or not job.webhook or job.delivered or job.state not in ("succeeded", "failed"):
             return None

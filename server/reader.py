@@ -23,7 +23,7 @@ from typing import BinaryIO, cast
 import msgspec
 from msgspec.structs import replace
 
-from server import errors
+from server import errors, logs
 from server.child import Child, ChildGone, Parent
 from server.spool import Spool
 from server.types import MediaEnd, MediaInfo, RawSound, Window, WindowShape
@@ -218,7 +218,7 @@ class Readers:
         )
         order.record = str(recording.path) if recording else None
         async with self._place():
-            deaths = 0
+            deaths, introduced = 0, False
             while True:
                 try:
                     async with aclosing(self._read_once(spool, order, fresh=deaths > 0)) as reading:
@@ -229,8 +229,11 @@ class Readers:
                                 continue
                             if isinstance(item, Window):
                                 order = _after(order, item)
-                            if not (deaths and isinstance(item, MediaInfo)):
-                                yield item
+                            if isinstance(item, MediaInfo):
+                                if introduced:
+                                    continue
+                                introduced = True
+                            yield item
                     return
                 except ChildGone as error:
                     deaths += 1
@@ -265,6 +268,7 @@ class Readers:
         child = await (self._add() if fresh else self._take())
         finished = False
         try:
+            child.serve(logs.REQUEST.get())
             await child.send(replace(order, size=spool.size, complete=spool.complete))
             async with _telling(child, spool):
                 async for item in _items(child, spool, self._stall):
@@ -313,6 +317,7 @@ class Readers:
         return child
 
     def _give_back(self, child: Child[FromReader], finished: bool) -> None:
+        child.serve("")
         self._streams[child] += 1
         if not finished or self._streams[child] >= _STREAMS or not child.alive:
             self._end(child)

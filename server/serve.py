@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 from rich.console import Console
 
-from server import app, config, keys, models, services
+from server import app, config, keys, logs, models, services, state
 from server.config import Config, ConfigError
 from server.errors import SpeechError
 
@@ -26,15 +26,11 @@ CLIP = "hello.ogg"
 async def serve(settings: Config) -> None:
     """Serve until a signal ends it.
 
-    Raises OSError where the address cannot be listened on, ConfigError where it would be open to all unasked.
+    Raises OSError where the address cannot be listened on, ConfigError where it would be open to all unasked,
+    StateError where the data folder cannot be used.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # These tell each request that we make ourselves, at level info.
-    for library in ("httpx", "httpx2"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    with _listening(settings) as listening:
+    logs.set_up(settings.log_level, settings.log_format)
+    with _listening(settings) as listening, state.held(settings.data):
         settings = _guarded(settings, listening)
         async with services.starting(settings) as serving:
             await _serve(settings, serving, listening)
@@ -49,7 +45,7 @@ async def _serve(settings: Config, serving: services.Services, listening: socket
             lifespan="on",
             log_config=None,
             log_level=settings.log_level,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=settings.shutdown_grace,  # type: ignore[arg-type]  # it waits for fractions too
         )
     )
     # uvicorn ends by raising the signal again that ended it; by then it has been obeyed.

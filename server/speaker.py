@@ -20,7 +20,7 @@ from typing import cast
 import msgspec
 import psutil
 
-from server import engines, errors
+from server import engines, errors, logs
 from server.child import Child, ChildGone, Parent
 from server.lanes import Lanes
 from server.runners import Residence
@@ -346,6 +346,7 @@ class _Lane:
 
 async def _exchange(child: Child[FromSpeaker], say: Say, timeout: float) -> AsyncIterator[bytes]:
     """The sound of one piece. Raises ChildGone where the process died, hung, or would not stop."""
+    child.serve(logs.REQUEST.get())
     await child.send(say)
     answer = asyncio.ensure_future(child.receive())
     finished = False

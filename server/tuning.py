@@ -172,7 +172,7 @@ async def _timed(worker: Worker, batch: list[tuple[bytes, Decode]]) -> float:
 
 
 async def _ask(worker: Worker, batch: list[tuple[bytes, Decode]]) -> None:
-    answers = await worker.ask(batch)
+    answers = await worker.ask((pcm, decode, "") for pcm, decode in batch)
     for answer in await asyncio.gather(*answers.values()):
         if not isinstance(answer, Result):
             raise WorkFailed("a window could not be heard")

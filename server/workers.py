@@ -39,6 +39,8 @@ class Worker:
         self._child = child
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Answer]] = {}
+        self._requests: dict[int, str] = {}
+        """Whose work that is."""
         self._gone = False
         self._process = psutil.Process(child.pid)
         self._size: int = self._process.memory_info().rss
@@ -90,12 +92,16 @@ class Worker:
         except psutil.NoSuchProcess:
             return False
 
-    async def ask(self, windows: Iterable[tuple[bytes, Decode]]) -> dict[int, asyncio.Future[Answer]]:
+    async def ask(self, windows: Iterable[tuple[bytes, Decode, str]]) -> dict[int, asyncio.Future[Answer]]:
         """Hand a batch over: a number for each window, in order, and its answer to come.
 
-        An answer is ChildGone where the process ends before it.
+        The text beside a window is the id of its request, for the log. An answer is ChildGone where the
+        process ends before it.
         """
-        works = tuple(Work(next(self._numbers), pcm, decode) for pcm, decode in windows)
+        numbered = [(next(self._numbers), *window) for window in windows]
+        works = tuple(Work(number, pcm, decode) for number, pcm, decode, _ in numbered)
+        self._requests |= {number: request for number, *_, request in numbered}
+        self._tell_for_whom()
         answers = {work.number: asyncio.get_running_loop().create_future() for work in works}
         self._asked |= answers
         if self._gone:
@@ -116,12 +122,17 @@ class Worker:
         self._lost(ChildGone(f"process {self.pid} was ended"))
         await self._child.ended()
 
+    def _tell_for_whom(self) -> None:
+        self._child.serve(",".join(sorted({request for request in self._requests.values() if request})))
+
     async def _listen(self) -> None:
         try:
             while True:
                 message = await self._child.receive()
                 if isinstance(message, Answer):
                     answer = self._asked.pop(message.number, None)
+                    self._requests.pop(message.number, None)
+                    self._tell_for_whom()
                     if answer and not answer.done():
                         answer.set_result(message)
         except ChildGone as why:
@@ -134,3 +145,4 @@ class Worker:
                 answer.set_exception(why)
                 answer.exception()
         self._asked.clear()
+        self._requests.clear()

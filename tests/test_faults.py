@@ -302,9 +302,9 @@ def test_a_stream_says_that_the_server_is_being_stopped(tmp_path: Path, stream: 
 
 
 def test_a_plain_request_is_told_that_the_server_is_being_stopped(tmp_path: Path) -> None:
-    """It had its ten seconds."""
+    """It had its time."""
     head, body = multipart(MEDIA)
-    with serving(tmp_path, "--slots", "1") as server:
+    with serving(tmp_path, "--slots", "1", "--shutdown-grace", "1s") as server:
         with connect(server) as connection:
             connection.sendall(head + body)
             until(lambda: not quiet(server))

@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "types"),
     (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
-        *("text", "encoding", "loudness", "onnx", "phonemes"),
+        *("text", "encoding", "loudness", "onnx", "phonemes", "logs", "state"),
     ),
     ("alignment", "cards", "catalogue", "digests", "partial", "recording", "sources"),
     ("convert",),
@@ -41,7 +41,7 @@ FLOORS = (
     ("jobs", "metrics"),
     ("services",),
     ("fields", "sse", "dialects", "deferred"),
-    ("guard", "hangup", "counting"),
+    ("guard", "hangup", "counting", "naming"),
     ("app", "client", "terminal"),
     ("serve",),
     ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs", "cli_speak"),
@@ -50,7 +50,7 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of its own folder and of lower floors only."""
 
-EDGE = {"dialects", "fields", "sse", "deferred", "guard", "counting", "hangup", "app", "serve"}
+EDGE = {"dialects", "fields", "sse", "deferred", "guard", "counting", "naming", "hangup", "app", "serve"}
 """Rooms that may name Starlette or uvicorn."""
 
 HTTP = {"starlette", "uvicorn", "sse_starlette", "python_multipart"}

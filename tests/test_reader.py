@@ -221,7 +221,9 @@ async def test_a_frozen_reader_is_replaced(tmp_path: Path, media: Spool) -> None
     try:
         (process,) = readers.processes
         os.kill(process, signal.SIGSTOP)
-        assert windows(await read(readers, media))
+        items = await read(readers, media)
+        assert isinstance(items[0], MediaInfo)
+        assert windows(items)
         assert process not in readers.processes
     finally:
         await readers.stop()

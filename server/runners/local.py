@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from server import logs
 from server.child import ChildGone
 from server.errors import ModelBroken, SpeechError, WindowFailed, WorkFailed
 from server.lanes import Lanes
@@ -67,6 +68,8 @@ class _Job:
 
     unit: Unit
     done: asyncio.Future[Heard]
+    request: str = field(default_factory=logs.REQUEST.get)
+    """As the log names what this is for."""
     deaths: int = 0
     added: float = field(default_factory=time.monotonic)
     alone: bool = False
@@ -312,7 +315,7 @@ class _Lane:
     async def _exchange(self, worker: Worker, jobs: list[_Job]) -> None:
         """Have the jobs done, or put back where the worker died of them or of others beside them."""
         began = time.monotonic()
-        answers = await worker.ask((job.unit.window.pcm, self._decode(job)) for job in jobs)
+        answers = await worker.ask((job.unit.window.pcm, self._decode(job), job.request) for job in jobs)
         others = worker.asked > len(jobs)
         watching = [
             asyncio.create_task(self._watch(worker, job, number, answer))
@@ -345,10 +348,17 @@ class _Lane:
             patience = _GRACE if worker.stops else self._runner.timeout
             await asyncio.wait({answer}, timeout=patience)
         if not answer.done():
-            log.warning("worker %d does not answer", worker.pid)
+            log.warning("worker %d does not answer", worker.pid, extra=logs.of(job.request))
             await worker.end()
         if error := answer.exception():
-            log.warning("a worker of %s died in window %d: %s", self._model.id, job.unit.window.index, error)
+            index = job.unit.window.index
+            log.warning(
+                "a worker of %s died in window %d: %s",
+                self._model.id,
+                index,
+                error,
+                extra=logs.of(job.request),
+            )
             return False
         if not job.done.done():
             match answer.result():
