@@ -1,6 +1,5 @@
 """Measures, prints one table, and writes it into a page: see docs/performance.md."""
 
-import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import managed, measure, report, sound
+from bench import managed, measure, over_http, report, sound
 
 out = Console(width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True)
@@ -32,7 +31,7 @@ def main(
 
     The machine should have nothing else to do. All traffic stays on loopback.
     """
-    _forget_settings()
+    over_http.forget_settings()
     about = report.machine()
     lengths, rounds = ((60,), 1) if quick else ((60, 600), rounds)
     with TemporaryDirectory(prefix="whisperd-bench-") as folder:
@@ -48,12 +47,6 @@ def main(
     out.print(report.table(parts))
     if write:
         report.write(write, parts, about, whole=not only)
-
-
-def _forget_settings() -> None:
-    """What the caller's shell sets for whisperd or OpenMP is not what is measured."""
-    for name in [name for name in os.environ if name.startswith(("WHISPERD_", "OMP_", "GOMP_"))]:
-        del os.environ[name]
 
 
 def _parts(

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import over_http, peers, report
-from bench.bare import _model as demo
+from bench.bare import demo
 from bench.peers import Answer, Hear
 from bench.recordings import ROWS, Half, Recording, recordings
 from bench.scores import scores

@@ -78,7 +78,7 @@ def _whole() -> Callable[[Pcm], str]:
     """pywhispercpp as its own page shows it: the whole sound at once, all cores."""
     from pywhispercpp.model import Model
 
-    model = Model(str(_model()), redirect_whispercpp_logs_to=None, print_progress=False)
+    model = Model(str(demo()), redirect_whispercpp_logs_to=None, print_progress=False)
 
     def transcribe(pcm: Pcm) -> str:
         return "".join(segment.text for segment in model.transcribe(pcm, language=LANGUAGE, n_threads=CORES))
@@ -90,7 +90,7 @@ def _window() -> Callable[[Pcm], str]:
     """whisperd's engine, as its worker calls it for the only window there is."""
     from server.engines.whisper_cpp import Engine
 
-    engine = Engine(_model(), Loading())
+    engine = Engine(demo(), Loading())
     decode = Decode(language=LANGUAGE, short_context=True, threads=CORES)
 
     def transcribe(pcm: Pcm) -> str:
@@ -100,7 +100,7 @@ def _window() -> Callable[[Pcm], str]:
     return transcribe
 
 
-def _model() -> Path:
+def demo() -> Path:
     folder = bundled()
     assert folder, "the demo model is part of the repository"
     return folder / "ggml-demo.bin"

@@ -190,10 +190,10 @@ def _memory_during(server: Server, work: Callable[[], object]) -> list[float]:
 
 def megabytes(server: Server) -> float:
     """Proportional memory (PSS) of the server and all its children."""
-    return sum(map(_proportional, (psutil.Process(server.process.pid), *server.children()))) / _MEGABYTE
+    return sum(map(proportional, (psutil.Process(server.process.pid), *server.children()))) / _MEGABYTE
 
 
-def _proportional(process: psutil.Process) -> int:
+def proportional(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:

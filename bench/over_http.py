@@ -1,5 +1,7 @@
 """whisperd in a process of its own, and requests to it over loopback."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +16,24 @@ from httpx_sse import EventSource
 
 from bench.bare import LANGUAGE, Heard
 from bench.sound import Recording
-from tests.serving import Server, serving
+from tests.serving import Server, started
 
 PATH = "/v1/audio/transcriptions"
 
 
+def forget_settings() -> None:
+    """What the caller's shell sets for whisperd or OpenMP is not what is measured."""
+    for name in [name for name in os.environ if name.startswith(("WHISPERD_", "OMP_", "GOMP_"))]:
+        del os.environ[name]
+
+
 @contextmanager
-def server(*flags: str) -> Iterator[Server]:
-    """A server with the demo model loaded, idle."""
-    with TemporaryDirectory() as folder, serving(Path(folder), *flags) as running:
-        yield running
+def server(*flags: str, demo: str = "true") -> Iterator[Server]:
+    """A server as `whisperd serve` starts it, idle."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data", folder, "--demo", demo]
+        with started([*command, *flags], Path(folder), {}) as running:
+            yield running
 
 
 def transcribe(client: httpx.Client, recording: Recording, format: str = "verbose_json") -> Heard:
@@ -44,7 +54,7 @@ class Streamed:
     first: float
     """From the request to the first segment."""
     gap: float
-    """Between the first segments of two windows that follow one another: the median."""
+    """Between the first segments of two windows that follow one another: the median; 0 where one is all."""
 
 
 def stream(client: httpx.Client, recording: Recording) -> Streamed:
@@ -60,7 +70,8 @@ def stream(client: httpx.Client, recording: Recording) -> Streamed:
             if event.event == "segment":
                 arrivals.setdefault(event.json()["seek"], time.perf_counter() - began)
     times = list(arrivals.values())
-    return Streamed(times[0], median(after - before for before, after in pairwise(times)))
+    gaps = [after - before for before, after in pairwise(times)]
+    return Streamed(times[0], median(gaps) if gaps else 0.0)
 
 
 def download(client: httpx.Client, recording: Recording, path: Path) -> None:
