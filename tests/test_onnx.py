@@ -6,41 +6,24 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from server.onnx import Session, Terminated
+from tests import tiny_voices
+
+INPUTS = {
+    "input": np.zeros((1, 1), np.int64),
+    "input_lengths": np.ones(1, np.int64),
+    "scales": np.zeros(3, np.float32),
+}
 
 
-def endless(file: Path) -> Path:
-    """A model that counts for minutes."""
-
-    def flag(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
-
-    def number(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
-
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "one"], ["y"])],
-        "body",
-        [helper.make_tensor_value_info("i", TensorProto.INT64, []), flag("go"), number("x")],
-        [flag("on"), number("y")],
-        [numpy_helper.from_array(np.array([1], np.float32), "one")],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Loop", ["times", "", "from"], ["to"], body=body)],
-        "endless",
-        [number("from")],
-        [number("to")],
-        [numpy_helper.from_array(np.array(10**9, np.int64), "times")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, file)
-    return file
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    onnx.save(tiny_voices.counting(), tmp_path / "endless.onnx")
+    return Session(tmp_path / "endless.onnx", threads=1)
 
 
-def test_a_run_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
-    session = Session(endless(tmp_path / "endless.onnx"), threads=1)
+def test_a_run_ends_when_nobody_waits_for_it(session: Session) -> None:
     asked: list[float] = []
 
     def stop() -> bool:
@@ -49,11 +32,10 @@ def test_a_run_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
 
     session.stop = stop
     with pytest.raises(Terminated):
-        session.run(None, {"from": np.zeros(1, np.float32)})
+        session.run(None, INPUTS)
     assert time.monotonic() - asked[2] < 30
 
 
-def test_an_error_of_the_run_stays_one(tmp_path: Path) -> None:
-    session = Session(endless(tmp_path / "endless.onnx"), threads=1)
-    with pytest.raises(Exception, match="nobody"):
+def test_an_error_of_the_run_stays_one(session: Session) -> None:
+    with pytest.raises(ValueError, match="nobody"):
         session.run(None, {"nobody": np.zeros(1, np.float32)})

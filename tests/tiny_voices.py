@@ -59,6 +59,43 @@ def piper(folder: Path, name: str = "en_US-tiny-x_low", espeak: str = "en-us", s
     return file
 
 
+def endless(folder: Path, name: str = "en_US-endless-x_low") -> Path:
+    """A Piper voice that is still at its first sentence after many minutes."""
+    file = piper(folder, name, speakers=False)
+    onnx.save(counting(), file)
+    return file
+
+
+def counting() -> Any:
+    """A graph with Piper's inputs that counts to a billion."""
+
+    def flag(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
+
+    def numbers(name: str, shape: list[int]) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["x", "one"], ["y"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), flag("go"), numbers("x", [3])],
+        [flag("on"), numbers("y", [3])],
+        [numpy_helper.from_array(np.array([1], np.float32), "one")],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["times", "", "scales"], ["output"], body=body)],
+        "endless",
+        [
+            helper.make_tensor_value_info("input", TensorProto.INT64, [1, "phonemes"]),
+            helper.make_tensor_value_info("input_lengths", TensorProto.INT64, [1]),
+            numbers("scales", [3]),
+        ],
+        [numbers("output", [3])],
+        [numpy_helper.from_array(np.array(10**9, np.int64), "times")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 KOKORO = ("af_bella", "af_heart", "af_nova", "am_adam", "bf_emma", "jf_alpha")
 """Voices of the model."""
 

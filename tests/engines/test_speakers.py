@@ -67,6 +67,13 @@ def test_it_speaks(speaking: Speaking) -> None:
     assert 0.03 < loudness(pcm) < 0.5
 
 
+def test_its_sentences_are_of_one_loudness(speaking: Speaking) -> None:
+    said = ("No.", TEXT, "Sissy hisses at six sheep.", "Is it?", "Many men mine more money!")
+    decibels = [20 * np.log10(loudness(speaking.say(Piece(text)))) for text in said]
+    assert max(decibels) - min(decibels) < 3
+    assert -23 < np.mean(decibels) < -16, "of other engines' loudness"
+
+
 def test_more_text_is_more_sound(speaking: Speaking) -> None:
     assert speaking.seconds(Piece(TEXT * 3)) > 1.8 * speaking.seconds(Piece(TEXT))
 
@@ -95,6 +102,18 @@ def test_it_stops_when_told_to(speaking: Speaking) -> None:
     text = TEXT * 8
     speaking.speaker.say(Piece(text), speaking.voice.speaker, sounds.append, lambda: True)
     assert sum(map(len, sounds)) / 2 < 0.5 * len(speaking.say(Piece(text)))
+
+
+def test_a_sentence_is_given_up_in_the_middle(tmp_path: Path) -> None:
+    speaker = import_module("server.engines.piper").Speaker(tiny_voices.endless(tmp_path), 1)
+    asked: list[None] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) > 3
+
+    speaker.say(Piece(TEXT), "0", lambda sound: None, stop)
+    assert len(asked) > 3
 
 
 def test_it_says_what_it_is(speaking: Speaking) -> None:
