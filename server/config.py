@@ -159,6 +159,10 @@ class Config(BaseModel):
     max_text: int = Field(
         4096, ge=1, description="Most characters of a text to be spoken, as OpenAI's API has it."
     )
+    speech_cache: ByteSize = Field(
+        ByteSize(0),
+        description="Disk for sentences that were spoken, to be asked for again; 0: none is kept.",
+    )
     demo: Literal["true", "false", "auto"] = Field(
         "false", description="Whether the demo model is the default; auto: when no other model is installed."
     )
@@ -300,6 +304,10 @@ class Config(BaseModel):
     @property
     def voice_folder(self) -> Path:
         return self.voices or self.data / "voices"
+
+    @property
+    def phrase_folder(self) -> Path:
+        return self.data / "phrases"
 
     @property
     def converted_folder(self) -> Path:

@@ -17,6 +17,7 @@ from server.errors import ModelNotFound, SpeechError, Starting
 from server.keys import Keys
 from server.memory import Loader, Memory, megabytes
 from server.metrics import Metrics
+from server.phrases import Phrases
 from server.placement import Placement
 from server.pull import Pulling, Pulls
 from server.reader import Readers, Recording
@@ -42,6 +43,7 @@ class Services:
     voices: Voices
     speakers: Speakers
     encoder: Encoder
+    phrases: Phrases
     pipelines: pipelines.Pipelines
     diarizers: Diarizers
     jobs: jobs.Jobs
@@ -57,6 +59,7 @@ class Services:
             self.readers.start(),
             asyncio.to_thread(self.models.installed),
             asyncio.to_thread(self.voices.installed),
+            asyncio.to_thread(self.phrases.open),
             self.encoder.start(),
         )
         for name in dict.fromkeys(self.config.pinned + self.config.preload):
@@ -192,7 +195,7 @@ class Services:
 
     def speak(self, spoken: speak.Spoken) -> AsyncGenerator[bytes]:
         """The sound of a prepared text in its format; see speak.py."""
-        sound = speak.sound(spoken, self.memory, self.speakers, self.encoder)
+        sound = speak.sound(spoken, self.memory, self.speakers, self.encoder, self.phrases)
         return self.metrics.spoken(spoken.voice.engine, spoken.characters, sound)
 
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
@@ -300,6 +303,7 @@ def _made(config: Config) -> Services:
         voices=voices,
         speakers=speakers,
         encoder=Encoder(empty),
+        phrases=Phrases(config.phrase_folder, config.speech_cache),
         pipelines=pipelines.Pipelines(config.model_folder),
         diarizers=diarizers,
         jobs=jobs.Jobs(config, runner.slots, metrics.job_ended, metrics.webhook),

@@ -1,19 +1,26 @@
 """Text to speech: what a client asks for becomes a stream of encoded sound."""
 
 import asyncio
+import os
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
-from server import text
+import msgspec
+
+from server import __version__, text
 from server.encoder import Encoder
 from server.errors import BadField
 from server.memory import Memory
+from server.phrases import Phrases
 from server.speaker import Speakers
 from server.text import dictionary
 from server.types import ModelInfo, Piece, Speak, Voice
-from server.voices import Voices
+from server.voices import Voices, files
 
 SAMPLE_RATES = range(8_000, 48_001)
 """Hz in which speech can be had."""
@@ -67,20 +74,64 @@ async def prepare(speak: Speak, voices: Voices) -> Spoken:
 
 
 async def sound(
-    spoken: Spoken, memory: Memory, speakers: Speakers, encoder: Encoder
+    spoken: Spoken, memory: Memory, speakers: Speakers, encoder: Encoder, phrases: Phrases
 ) -> AsyncGenerator[bytes]:
     """The sound in the format asked for, as it is made.
 
     Raises Busy, NoMemory, ModelBroken and WorkFailed. Closing the iterator early stops the work.
     """
-    model = model_of(spoken.voice)
+    # What a clone says is kept by nobody: a voice that is deleted must leave nothing.
+    keep = (
+        _Kept(phrases, spoken.voice)
+        if phrases.size and spoken.speak.keep and not spoken.voice.sample
+        else None
+    )
+    async with aclosing(_said(spoken, memory, speakers, keep)) as said:
+        async with aclosing(_written(said, spoken, encoder)) as written:
+            async for data in written:
+                yield data
+
+
+async def _said(
+    spoken: Spoken, memory: Memory, speakers: Speakers, keep: "_Kept | None"
+) -> AsyncGenerator[bytes]:
+    """The pieces' sound. What was spoken before needs no model as long as nothing else was asked for."""
+    voice, rest = spoken.voice, deque(spoken.pieces)
+    while keep and rest and (pcm := await keep.get(rest[0])):
+        rest.popleft()
+        yield pcm
+    if not rest:
+        return
+    model = model_of(voice)
     async with memory.using(model, spoken.speak.keep_alive):
-        voice = spoken.voice
-        said = speakers.say(model, voice.speaker, voice.sample_rate, spoken.pieces, voice.sample)
+        said = speakers.say(model, voice.speaker, voice.sample_rate, rest, voice.sample, keep)
         async with aclosing(said):
-            async with aclosing(_written(said, spoken, encoder)) as written:
-                async for data in written:
-                    yield data
+            async for pcm in said:
+                yield pcm
+
+
+class _Kept:
+    """A voice's pieces that were spoken before, by all that changes how they sound."""
+
+    def __init__(self, phrases: Phrases, voice: Voice) -> None:
+        self._phrases = phrases
+        stamps = [(file.name, status.st_size, status.st_mtime_ns) for file, status in _files(voice)]
+        self._voice = (__version__, voice.engine, str(voice.model), stamps, voice.speaker, voice.sample_rate)
+
+    async def get(self, piece: Piece) -> bytes | None:
+        return await asyncio.to_thread(self._phrases.get, self._name(piece))
+
+    async def put(self, piece: Piece, pcm: bytes) -> None:
+        await asyncio.to_thread(self._phrases.put, self._name(piece), pcm)
+
+    def _name(self, piece: Piece) -> str:
+        return sha256(msgspec.json.encode((self._voice, piece))).hexdigest()
+
+
+def _files(voice: Voice) -> Iterator[tuple[Path, os.stat_result]]:
+    for file in (voice.model, *files(voice)):
+        with suppress(OSError):
+            yield file, file.stat()
 
 
 async def _written(said: AsyncIterator[bytes], spoken: Spoken, encoder: Encoder) -> AsyncGenerator[bytes]:

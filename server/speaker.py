@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 import psutil
@@ -97,6 +97,16 @@ FromSpeaker = Loaded | Sound | Said | Refused
 # The server's side ------------------------------------------------------------------------------------
 
 
+class Keep(Protocol):
+    """Where a voice's pieces are kept that were spoken before."""
+
+    async def get(self, piece: Piece) -> bytes | None:
+        """Its sound; None where it has to be made."""
+
+    async def put(self, piece: Piece, pcm: bytes) -> None:
+        """Keep all of its sound."""
+
+
 class Speakers(Lanes["_Lane"]):
     """The speaking processes of all models."""
 
@@ -124,17 +134,19 @@ class Speakers(Lanes["_Lane"]):
         sample_rate: int,
         pieces: Iterable[Piece],
         sample: Sample | None = None,
+        keep: "Keep | None" = None,
     ) -> AsyncGenerator[bytes]:
         """The sound of the pieces, one after the other: int16 little-endian mono at `sample_rate`.
 
-        `sample`: whose voice it is to be, instead of the speaker's, where the model clones.
+        `sample`: whose voice it is to be, instead of the speaker's, where the model clones. `keep`: where
+        pieces that were spoken before are, and these go.
 
         Raises Busy where too many wait for this model, ModelBroken, and WorkFailed. Closing the iterator
         early stops the work.
         """
         lane = self.lane(model)
         sounds = _Backlog()
-        making = asyncio.create_task(lane.make(speaker, sample_rate, pieces, sample, sounds))
+        making = asyncio.create_task(lane.make(speaker, sample_rate, pieces, sample, keep, sounds))
         try:
             async for pcm in sounds.taken(making):
                 yield pcm
@@ -221,14 +233,23 @@ class _Lane:
         sample_rate: int,
         pieces: Iterable[Piece],
         sample: Sample | None,
+        keep: Keep | None,
         sounds: _Backlog,
     ) -> None:
         for piece in pieces:
             await sounds.room()
+            if keep and (kept := await keep.get(piece)):
+                sounds.put(kept)
+                continue
             say = Say(next(self._numbers), piece, speaker, sample_rate, sample)
+            made: list[bytes] = []
             async with aclosing(self._said(say)) as said:
                 async for pcm in said:
                     sounds.put(pcm)
+                    if keep:
+                        made.append(pcm)
+            if keep:
+                await keep.put(piece, b"".join(made))
 
     async def _said(self, say: Say) -> AsyncGenerator[bytes]:
         sent = 0

@@ -518,6 +518,8 @@ class Speak:
     """Characters that the text may have when all is written out; 0: any number."""
     keep_alive: float | None = None
     """Seconds for which the voice stays loaded afterwards; -1: for good; None: as configured."""
+    keep: bool = False
+    """Whether what is spoken may be kept, to be there when it is asked for again."""
 
 
 GuardKind = Literal["loop", "no_speech", "phantom", "time"]

@@ -195,6 +195,11 @@ def owner(request: Request) -> str:
     return key.name if key else ""
 
 
+def may_keep(request: Request) -> bool:
+    """Whether something of what is asked for may be kept on the disk."""
+    return not services(request).config.is_private(owner(request))
+
+
 def sees(request: Request) -> str | None:
     """Whose jobs the asker may see: his own; None: everybody's."""
     key: Key | None = getattr(request.state, "key", None)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, sse, transcribe
-from server.dialects import notice, services, telling
+from server.dialects import may_keep, notice, services, telling
 from server.openapi import Answer, Fields, Lines, Raw, closed, operation
 from server.spool import spooled
 from server.types import Audio, Done, Event, Listen, ModelInfo, RawSound, Segment, Speak
@@ -227,7 +227,14 @@ async def speech(request: Request) -> Response:
     format, rate = _SPOKEN[asked.output_format]
     voice = "" if asked.voice_id == "default" else asked.voice_id
     spoken = await serving.prepare(
-        Speak(asked.text, voice, format=format, sample_rate=rate, longest=limits.max_text)
+        Speak(
+            asked.text,
+            voice,
+            format=format,
+            sample_rate=rate,
+            longest=limits.max_text,
+            keep=may_keep(request),
+        )
     )
     async with AsyncExitStack() as stack:
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import fields, sse
-from server.dialects import SPEAKING, refusals, services, v1
+from server.dialects import SPEAKING, may_keep, refusals, services, v1
 from server.errors import BadField, BadRequest, MissingField, TextTooLong, VoiceNotFound
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.speak import SAMPLE_RATES, Spoken, wav_header
@@ -126,6 +126,7 @@ async def _prepared(request: Request, format: Audio) -> Spoken:
         format=format,
         sample_rate=asked.sample_rate_hz,
         longest=LONGEST,
+        keep=may_keep(request),
     )
     try:
         return await serving.prepare(speak)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, sse
-from server.dialects import SPEAKING, Open, Problem, problem, refusals, services, v1
+from server.dialects import SPEAKING, Open, Problem, may_keep, problem, refusals, services, v1
 from server.errors import MissingField, ModelNotFound
 from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.speak import Spoken
@@ -167,6 +167,7 @@ async def speech(request: Request) -> Response:
             format=asked.response_format,
             sample_rate=SAMPLE_RATE,
             longest=limits.max_text,
+            keep=may_keep(request),
         )
     )
     async with AsyncExitStack() as stack:
