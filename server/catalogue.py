@@ -1,7 +1,9 @@
-"""The models that can be pulled by name: GGML Whisper files that are known to lie on the hub.
+"""The models that can be pulled by name: GGML Whisper files, and models of several files, that are known to
+lie on the hub.
 
 What stands in `catalogue.json` is from whisper.cpp's own list (ggml-org/whisper.cpp, models/README.md); sizes
-where it has none follow from the tensors' shapes. At download time the hub's own sizes and hashes count.
+where it has none follow from the tensors' shapes. CTranslate2's folders are those that faster-whisper knows
+(SYSTRAN/faster-whisper, utils.py). At download time the hub's own sizes and hashes count.
 """
 
 import json
@@ -26,6 +28,9 @@ _OVERHEAD = {"tiny": 198 * _MIB, "base": 246 * _MIB, "small": 386 * _MIB, "mediu
 
 _LARGE_OVERHEAD = 1040 * _MIB
 
+_PROCESS = 300 * _MIB
+"""Bytes of a process that runs CTranslate2, beside the weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -38,7 +43,7 @@ class Entry:
     repo: str
     """On the hub: "owner/name"."""
     size: int
-    """Bytes, to within a thousandth."""
+    """Bytes, to within a thousandth; of all files, where it is several."""
     sha1: str | None
     """As whisper.cpp publishes it; None where it does not."""
     multilingual: bool
@@ -50,6 +55,10 @@ class Entry:
     """As the hub spells it."""
     memory: int
     """Bytes that it takes when loaded on a CPU, estimated."""
+    kind: str = ""
+    """For a model of several files, its kind (kinds.py); `path` is its folder then, "" for the repository."""
+    revision: str = ""
+    """The commit that is pulled; "" for the newest."""
 
 
 @cache
@@ -60,10 +69,11 @@ def entries() -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry that a name means: its id, with or without "ggml-" and ".bin", or OpenAI's name for it."""
+    """The entry that a name means: its id, with or without "ggml-" and ".bin", OpenAI's name for it, or the
+    repository that it is."""
     bare = name.removesuffix(".bin")
     wanted = {bare, f"ggml-{bare}", _NAMES.get(bare)}
-    return next((entry for entry in entries() if entry.id in wanted), None)
+    return next((entry for entry in entries() if entry.id in wanted or _is(entry, name)), None)
 
 
 def near(name: str) -> tuple[str, ...]:
@@ -95,15 +105,34 @@ def capabilities(id: str, multilingual: bool, short_decoder: bool) -> tuple[str,
     return tuple(name for name, able in can.items() if able)
 
 
+def _is(entry: Entry, repo: str) -> bool:
+    """Whether the entry is this repository, all of it."""
+    return bool(entry.kind) and not entry.path and entry.repo == repo
+
+
 def _short(name: str) -> str:
     return name.removesuffix(".bin").removeprefix("ggml-")
 
 
-def _entry(path: str, repo: str, size: int, sha1: str | None, multilingual: bool) -> Entry:
-    id = path.removesuffix(".bin")
-    kind = _short(id).split("-")[0].split(".")[0]
-    # Cantonese came with large-v3.
-    languages = tuple(LANGUAGES) if "v3" in id else tuple(LANGUAGES)[:-1]
+def _entry(
+    path: str,
+    repo: str,
+    size: int,
+    sha1: str | None = None,
+    multilingual: bool = True,
+    *,
+    kind: str = "",
+    id: str = "",
+    revision: str = "",
+    languages: tuple[str, ...] | None = None,
+    capabilities: tuple[str, ...] | None = None,
+    licence: str = "mit",
+    memory: int = 0,
+) -> Entry:
+    """One row; what a Whisper model's name tells of it need not stand there."""
+    id = id or path.removesuffix(".bin") or repo.partition("/")[2]
+    speaks = _languages(id) if multilingual else ("en",)
+    can = _abilities(id, multilingual)
     return Entry(
         id=id,
         path=path,
@@ -111,8 +140,26 @@ def _entry(path: str, repo: str, size: int, sha1: str | None, multilingual: bool
         size=size,
         sha1=sha1,
         multilingual=multilingual,
-        languages=languages if multilingual else ("en",),
-        capabilities=capabilities(id, multilingual, short_decoder="turbo" in id),
-        licence="mit",
-        memory=memory(kind, size),
+        languages=speaks if languages is None else tuple(languages),
+        capabilities=can if capabilities is None else tuple(capabilities),
+        licence=licence,
+        memory=memory or _memory(id, size, kind),
+        kind=kind,
+        revision=revision,
     )
+
+
+def _languages(id: str) -> tuple[str, ...]:
+    # Cantonese came with large-v3.
+    return tuple(LANGUAGES) if "v3" in id else tuple(LANGUAGES)[:-1]
+
+
+def _abilities(id: str, multilingual: bool) -> tuple[str, ...]:
+    return capabilities(id, multilingual, short_decoder="turbo" in id or "distil" in id)
+
+
+def _memory(id: str, size: int, kind: str) -> int:
+    """A folder of CTranslate2's has 2 bytes a weight, and 1 in memory."""
+    if kind:
+        return size // 2 + _PROCESS
+    return memory(_short(id).split("-")[0].split(".")[0], size)

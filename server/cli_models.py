@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from server import catalogue, client, config, services
+from server import catalogue, client, config, kinds, services
 from server.client import Document
 from server.config import Config
 from server.dialects.models import document, offer
 from server.errors import BadRequest, ModelBroken
+from server.kinds import Homes
 from server.memory import megabytes
 from server.pull import Pulling, Pulls
 from server.terminal import ApiKey, ConfigFile, Data, Folder, Url, err, run
@@ -52,7 +53,7 @@ class _Here:
 
     def __init__(self, settings: Config) -> None:
         self._store = services.store(settings)
-        self._trusted = settings.trusted_repos
+        self._settings = settings
 
     async def all(self, available: bool) -> Sequence[Document]:
         found = [document(info) for info in self._store.installed()]
@@ -67,7 +68,8 @@ class _Here:
         return self._store.delete(id).id
 
     async def pull(self, path: str, repo: str | None) -> AsyncGenerator[Pulling | Document]:
-        async with aclosing(Pulls(self._store, trusted=self._trusted).pull(path, repo)) as pulled:
+        pulls = Pulls(self._store, trusted=self._settings.trusted_repos, voices=self._settings.voice_folder)
+        async with aclosing(pulls.pull(path, repo)) as pulled:
             async for item in pulled:
                 yield item if isinstance(item, Pulling) else document(item)
 
@@ -174,7 +176,9 @@ def _state(model: Document) -> str:
 
 @app.command("pull")
 def pull_command(
-    path: Annotated[str, typer.Argument(help='File or model of the hub ("ggml-base.bin", "base").')],
+    path: Annotated[
+        str, typer.Argument(help='Model of the catalogue, file or repository ("base", "owner/name").')
+    ],
     repo: Annotated[
         str | None, typer.Option(help='Repository of the hub ("owner/name"); by default whisper.cpp\'s.')
     ] = None,
@@ -190,6 +194,7 @@ def pull_command(
 
     - `whisperd models pull ggml-large-v3-turbo.bin`
     - `whisperd models pull ggml-model.bin --repo someone/their-whisper`
+    - `whisperd models pull Systran/faster-whisper-small`
     - `whisperd models pull base --url http://localhost:8080`
     """
     place = _place(url, key, config_file, data, folder)
@@ -251,7 +256,10 @@ def rm_command(
 
 @app.command("import")
 def import_command(
-    source: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="GGML file, or a folder of them.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|DIR", help="GGML file, a model of several files, or a folder of such."),
+    ],
     name: Annotated[str | None, typer.Option(help="Name for a single file.")] = None,
     url: Url = None,
     config_file: ConfigFile = None,
@@ -271,9 +279,11 @@ def import_command(
         )
     if name and source.is_dir():
         raise BadRequest("--name is for a single file")
-    store = services.store(_settings(config_file, data, folder))
+    settings = _settings(config_file, data, folder)
+    store = services.store(settings)
+    homes: Homes = {"models": settings.model_folder, "voices": settings.voice_folder}
     with err.status(f"importing {source}"):
-        found = store.import_folder(source) if source.is_dir() else (store.import_(source, name),)
+        found = kinds.import_all(source, store, homes) if source.is_dir() else (store.import_(source, name),)
     for info in found:
         if not info.broken:
             _out().print(f"{info.id} is installed ({megabytes(info.size)})")

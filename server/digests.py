@@ -88,6 +88,12 @@ def compute(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
     return digest.hexdigest()
 
 
+def blob(path: Path) -> str:
+    """The SHA-1 that git has of a file, in hex. Raises OSError."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all. Raises OSError, and leaves nothing behind then."""
     temporary = temporary_name(path)

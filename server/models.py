@@ -1,9 +1,9 @@
 """What models there are, and which one a name means.
 
-A model is a GGML Whisper file in one of two folders: a writable one, where people copy their own and where
-downloads go, and the bundled one, of which a model is deleted by a mark in the first. Both are looked at anew
-at each call; a file is only opened when it is new or has changed. Everything here blocks, for milliseconds
-where it does not say otherwise.
+A model is a GGML Whisper file, or a folder that CTranslate2's converter wrote, in one of two folders: a
+writable one, where people copy their own and where downloads go, and the bundled one, of which a model is
+deleted by a mark in the first. Both are looked at anew at each call; a file is only opened when it is new or
+has changed. Everything here blocks, for milliseconds where it does not say otherwise.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from server import catalogue, digests, ggml
+from server import catalogue, ct2, digests, folders, ggml
 from server.digests import Digests, Note
 from server.errors import BadField, BadRequest, ModelBroken, ModelNotFound, NoSpace
 from server.partial import writing
@@ -216,6 +216,9 @@ class Models:
             if known is None:
                 raise self._unknown(id, [known.info.id for known in models])
             name = known.info.path.name
+            if known.info.engine:
+                folders.remove(known.info.path)
+                return known.info
             with writing(self.folder):
                 (self.folder / name).unlink(missing_ok=True)
                 if self._bundles(name):
@@ -240,7 +243,7 @@ class Models:
             # Renaming changes neither size nor time, so that the model appears with all that is known of it.
             self._digests.remember(target, file.stat(), note)
             file.replace(target)
-            _sync(self.folder)
+            folders.sync(self.folder)
             self._mark(name).unlink(missing_ok=True)
         return self._present(name)
 
@@ -266,7 +269,7 @@ class Models:
             self._check_whole(temporary, path)
             with writing(self.folder):
                 temporary.replace(target)
-                _sync(self.folder)
+                folders.sync(self.folder)
                 self._mark(name).unlink(missing_ok=True)
         finally:
             temporary.unlink(missing_ok=True)
@@ -286,12 +289,13 @@ class Models:
         return tuple(self._imported(file) for file in files)
 
     def digest(self, id: str, stopped: Callable[[], bool] = lambda: False) -> ModelInfo:
-        """The model, its SHA-256 computed if nobody has yet. Takes seconds per gigabyte then; see `compute`.
+        """The model, its SHA-256 computed if nobody has yet; those of several files have none. Takes seconds
+        per gigabyte then; see `compute`.
 
         Raises ModelNotFound and ModelBroken.
         """
         info = self.find(id)
-        if info.sha256:
+        if info.sha256 or info.engine:
             return info
         try:
             before = info.path.stat()
@@ -308,7 +312,7 @@ class Models:
     def digest_all(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Compute what is missing, until `stopped()` becomes true. For a thread in the background."""
         for info in self.installed():
-            if not (info.broken or info.sha256 or stopped()):
+            if not (info.broken or info.sha256 or info.engine or stopped()):
                 try:
                     self.digest(info.id, stopped)
                 except (ModelNotFound, ModelBroken):
@@ -369,6 +373,8 @@ class Models:
             return found
         if name in ALIASES:
             return self._best(models, able)
+        if "/" in name and (found := _by_origin(models, name)):
+            return found
         raise self._unknown(name, [known.info.id for known in models])
 
     def _means(self, models: tuple[_Known, ...], alias: str, name: str, able: Able) -> _Known:
@@ -433,32 +439,50 @@ class Models:
             mark = _mark(status)
             known = self._seen.get(path)
             yield known if known and known.mark == mark else self._known(path, status, mark)
+        for path in folders.visible(folder) if folder == self.folder else ():
+            if found := self._folder(path):
+                yield found
+
+    def _folder(self, path: Path) -> _Known | None:
+        """The model of several files in a folder, if it is one."""
+        if not ct2.looks_like_one(path):
+            return None
+        try:
+            marks = [_mark(file.stat()) for file in folders.contents(path)]
+        except OSError:
+            return None  # it is just going
+        mark = tuple(number for each in marks for number in each)
+        known = self._seen.get(path)
+        return known if known and known.mark == mark else self._tuned(_known_folder(path, mark))
 
     def _known(self, path: Path, status: os.stat_result, mark: tuple[int, ...]) -> _Known:
-        known = _known(path, status, mark)
-        if (short := self._short_context.get(known.info.id)) is not None:
-            known = replace(known, info=replace(known.info, short_context=short))
+        known = self._tuned(_known(path, status, mark))
         note = self._digests.recall(path, status)
         return replace(known, info=replace(known.info, sha256=note.sha256)) if note else known
+
+    def _tuned(self, known: _Known) -> _Known:
+        """With what the owner says of it."""
+        short = self._short_context.get(known.info.id)
+        return known if short is None else replace(known, info=replace(known.info, short_context=short))
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def _sync(folder: Path) -> None:
-    """Have a rename on the disk itself."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _by_id(models: tuple[_Known, ...], name: str) -> _Known | None:
     by_id = {known.info.id: known for known in models}
     bare = name.removesuffix(".bin")
     return next((by_id[id] for id in (name, bare, f"ggml-{bare}") if id in by_id), None)
+
+
+def _by_origin(models: tuple[_Known, ...], repo: str) -> _Known | None:
+    """The model of several files that is this repository of the hub."""
+    for known in models:
+        origin = folders.origin(known.info.path) if known.info.engine else None
+        if origin and (origin.repo, origin.path) == (repo, ""):
+            return known
+    return None
 
 
 def _entries(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -492,6 +516,15 @@ def _known(path: Path, status: os.stat_result, mark: tuple[int, ...]) -> _Known:
     except ModelBroken as error:
         return _Known(replace(plain, broken=str(error)), None, mark)
     return _Known(_described(plain, header), header, mark)
+
+
+def _known_folder(path: Path, mark: tuple[int, ...]) -> _Known:
+    info = ct2.info(path)
+    assert info
+    try:
+        return _Known(info, None if info.broken else ct2.check(path), mark)
+    except ModelBroken as error:
+        return _Known(replace(info, broken=str(error)), None, mark)
 
 
 def _described(plain: ModelInfo, header: ggml.Header) -> ModelInfo:

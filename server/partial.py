@@ -1,4 +1,5 @@
-"""A file that is being fetched: what has come of it so far, what it is to become, and nobody else writing it.
+"""A file that is being fetched: what has come of it so far, what it is to become, and nobody else writing it;
+and folders of such files.
 
 It lies beside its target as `NAME.part`, with a note `NAME.part.json` of what the whole is, and outlives its
 process: the next one goes on where this one stopped. Everything here blocks.
@@ -9,8 +10,9 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ _HAND_ON = 1 << 23
 """Bytes after which the kernel is told to write."""
 
 _LEFT = re.compile(r"^\..+\.(\d+)-[0-9a-f]{8}\.tmp$")
+_COMING = re.compile(r"^\..+\.pulling$")
 
 ABANDONED = 7 * 86400.0
 """Seconds after which a part that nobody went on with is removed."""
@@ -76,7 +79,9 @@ class Partial:
         self._hash, self._hashed = hashlib.sha256(), 0
         with writing(self.path.parent):
             self.size = os.fstat(self._file).st_size
-            if self.size and (self._whole() != whole or self.size > whole.size):
+            # Of what is there in full, the hash says whether it is that.
+            known = self._whole() or (whole if self.size == whole.size else None)
+            if self.size and (known != whole or self.size > whole.size):
                 self.restart()
             self._handed_on = self.size
             digests.write(self._note, msgspec.json.encode(whole))
@@ -148,6 +153,91 @@ class Partial:
             return None
 
 
+class Coming:
+    """A folder that is being fetched: hidden beside its target, and nobody else writing in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._open: int | None = None
+        self._parts: dict[str, Partial] = {}
+
+    @staticmethod
+    def of(target: Path) -> "Coming":
+        """That of a target."""
+        return Coming(target.with_name(f".{target.name}.pulling"))
+
+    def lock(self) -> bool:
+        """Make it ours until `close`; False while another download, here or in another process, has it."""
+        with writing(self.folder.parent):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = os.path.samestat(os.fstat(handle), self.folder.stat())
+            except (BlockingIOError, FileNotFoundError):
+                mine = False
+            if not mine:
+                os.close(handle)
+                return False
+            self._open = handle
+            return True
+
+    def size(self) -> int:
+        """Bytes that have come."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def part(self, path: str) -> Partial:
+        """That of one of its files, locked."""
+        if path not in self._parts:
+            file = self.folder / path
+            part = Partial(file)
+            with writing(self.folder.parent):
+                # A process that was killed while it gave the files their names.
+                if file.is_file() and not part.path.exists():
+                    file.rename(part.path)
+            assert part.lock()
+            self._parts[path] = part
+        return self._parts[path]
+
+    def only(self, paths: Collection[str]) -> None:
+        """Remove what is of none of these files: of another revision."""
+        for gone in self._parts.keys() - set(paths):
+            part = self._parts.pop(gone)
+            part.discard()
+            part.close()
+        kept = {self.folder / f"{path}{end}" for path in paths for end in ("", ".part", ".part.json")}
+        with writing(self.folder.parent):
+            for file in self.folder.rglob("*"):
+                if file not in kept and not file.is_dir():
+                    file.unlink()
+
+    def finish(self) -> None:
+        """Give the files their names."""
+        with writing(self.folder.parent):
+            for part in self._parts.values():
+                part.sync()
+                part.path.rename(part.path.with_name(part.path.name.removesuffix(".part")))
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+
+    def discard(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let go of it. It stays for the next time, unless nothing has come or it has its own name by now."""
+        if self._open is None:
+            return
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+        if self.folder.exists() and not any(path.is_file() for path in self.folder.rglob("*")):
+            self.discard()
+        os.close(self._open)
+        self._open = None
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Says in our words why the folder cannot be written: NoSpace, or NotWritable."""
@@ -170,11 +260,28 @@ def sweep(folder: Path, now: float | None = None) -> None:
         with suppress(OSError):
             if found := _LEFT.match(name):
                 if not psutil.pid_exists(int(found[1])):
-                    (folder / name).unlink()
+                    _remove(folder / name)
+            elif _COMING.match(name):
+                _sweep_coming(folder / name, oldest)
             elif name.endswith(".bin.part"):
                 _sweep_part(folder / name.removesuffix(".part"), oldest)
             elif name.endswith(".bin.part.json") and not (folder / name.removesuffix(".json")).exists():
                 (folder / name).unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _sweep_coming(folder: Path, oldest: float) -> None:
+    newest = max((path.stat().st_mtime for path in folder.rglob("*")), default=0.0)
+    coming = Coming(folder)
+    if newest < oldest and coming.lock():
+        shutil.rmtree(folder)
+        coming.close()
 
 
 def _sweep_part(target: Path, oldest: float) -> None:

@@ -3,14 +3,15 @@
 A folder is one where its `config.yaml` names a pipeline of pyannote; see engines/pyannote.py for its parts.
 """
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from server.errors import ModelBroken, ModelNotFound, NotWritable
+from server import folders
+from server.errors import ModelBroken, ModelNotFound
+from server.folders import Kind
 from server.types import ModelInfo
 
 ENGINE = "pyannote"
@@ -92,19 +93,13 @@ class Pipelines:
         model = self.named(id)
         if model is None:
             raise ModelNotFound(f'no pipeline "{id[:80]}" is installed')
-        # By another name first: half of a pipeline is none.
-        going = model.path.with_name(f".{model.path.name}.going")
-        try:
-            model.path.rename(going)
-            shutil.rmtree(going)
-        except OSError as error:
-            raise NotWritable(f"{model.id} cannot be deleted: {error.strerror}") from error
+        folders.remove(model.path)
         return model
 
     def _found(self) -> Iterator[ModelInfo]:
-        for config in self.folder.glob(f"*/{_CONFIG}"):
-            if is_pipeline(config.parent):
-                yield _info(config.parent)
+        for folder in folders.visible(self.folder):
+            if is_pipeline(folder):
+                yield _info(folder)
 
 
 def is_pipeline(folder: Path) -> bool:
@@ -126,15 +121,25 @@ def _usable(model: ModelInfo) -> ModelInfo:
 
 
 def _info(folder: Path) -> ModelInfo:
-    files = [file for file in folder.rglob("*") if file.is_file()]
     missing = [part for part in _PARTS if not (folder / part).is_file()]
     return ModelInfo(
         id=folder.name,
         path=folder.absolute(),
-        size=sum(file.stat().st_size for file in files),
+        size=folders.size(folder),
         created=int(folder.stat().st_mtime),
         engine=ENGINE,
         overhead=_OVERHEAD,
         capabilities=("diarize",),
         broken=f"it lacks {', '.join(missing)}" if missing else "",
     )
+
+
+def _files(there: Collection[str]) -> Collection[str]:
+    """All but what is for people; see folders.Kind."""
+    whole = {_CONFIG, *_PARTS} <= set(there)
+    return [name for name in there if name.endswith(_NEEDED) or name == _CONFIG] if whole else []
+
+
+_NEEDED = (".bin", ".npz", ".yaml", ".ckpt", ".safetensors")
+
+KIND = Kind(ENGINE, _files, lambda folder: _info(folder) if is_pipeline(folder) else None, code=True)

@@ -1,7 +1,10 @@
-"""Downloads: a file of a source becomes an installed model, or nothing at all.
+"""Downloads: a file of a source, or several, becomes an installed model, or nothing at all.
 
-Each file is fetched once, however many ask for it, and goes on when they leave. What has come stays in a
-partial file until the whole is there and right; only then does it get its name. See partial.py and sources/.
+Each model is fetched once, however many ask for it, and goes on when they leave. What has come stays in
+partial files until the whole is there and right; only then does it get its name. A model of several files
+(folders.py, kinds.py) is a folder of a repository, or all of it: `Pulls.pull("owner/name")`, the name of such
+an entry of the catalogue, or `pull("folder/", "owner/name")`; progress, space and checks are of all files
+together, and each goes on where it broke off. See partial.py and sources/.
 """
 
 import asyncio
@@ -11,14 +14,15 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial as partial_of
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
-from server import catalogue, ggml, partial
+from server import catalogue, digests, folders, ggml, kinds, partial
 from server.digests import Note
 from server.errors import (
     BadField,
@@ -30,8 +34,10 @@ from server.errors import (
     PullFailed,
     Stopping,
 )
+from server.folders import Kind, Origin
+from server.kinds import Homes
 from server.models import Models, file_name
-from server.partial import Partial, Whole
+from server.partial import Coming, Partial, Whole, writing
 from server.sources import Broken, Changed, Found, Source
 from server.sources.huggingface import Hub
 from server.trust import Trust
@@ -58,6 +64,9 @@ _MOST_WAITING = 1 << 22
 _HEADER = 64
 """Bytes that tell whether it is a GGML Whisper file at all."""
 
+_WHOLE = (".", "./")
+"""What means all of a repository."""
+
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -83,10 +92,21 @@ class Pulling:
 class _Wanted:
     repo: str
     path: str
-    """In the repository."""
+    """In the repository; of a model of several files its folder, "" or with a slash at its end."""
     name: str
     """In the models' folder."""
     revision: str
+    several: bool = False
+    """Whether it is a model of several files."""
+    only: str = ""
+    """The file among others in that folder that means the model."""
+    known: str = ""
+    """The revision that the catalogue has it pinned to."""
+
+    @property
+    def what(self) -> str:
+        """For people."""
+        return f"{self.path}{self.only} of {self.repo}" if self.path or self.only else self.repo
 
 
 class Pulls:
@@ -109,11 +129,14 @@ class Pulls:
         stall: float = 30.0,
         pause: float = 1.0,
         tick: float = 0.5,
+        voices: Path | None = None,
         source: Source | None = None,
         on_end: Callable[[bool], None] = lambda ok: None,
     ) -> None:
+        """`voices`: the folder of voices."""
         self._on_end = on_end
         self._models = models
+        self._homes: Homes = {"models": models.folder, "voices": voices or models.folder}
         self._source: Source = source or Hub(endpoint, token, stall=stall)
         self._go_on = go_on
         self._trust = Trust(trusted)
@@ -122,7 +145,8 @@ class Pulls:
         self._running: dict[str, _Download] = {}
         self._tasks: set[asyncio.Task[ModelInfo]] = set()
         self._stopping = False
-        partial.sweep(models.folder)
+        for home in set(self._homes.values()):
+            partial.sweep(home)
 
     def find(self, path: str, repo: str | None = None) -> ModelInfo | None:
         """The model that a pull of this would install, where it is installed already, whole and loadable.
@@ -130,24 +154,38 @@ class Pulls:
         Raises BadField for what cannot be pulled, or where another repository's file has that name.
         """
         wanted = self._wanted(path, repo)
-        # Who names a repository does not mean the bundled model of that name.
-        here = self._models.present(wanted.name, bundled=not repo)
-        origin = self._models.origin(here) if here and repo else None
-        if origin and origin.repo not in ("", wanted.repo):
+        here, origin = self._folder(wanted) if wanted.several else self._file(wanted, repo)
+        if origin not in ("", wanted.repo):
             raise BadField(
-                f"{wanted.name} is installed from {origin.repo}; delete it to have that of {wanted.repo}",
+                f"{wanted.name} is installed from {origin}; delete it to have that of {wanted.repo}",
                 "repo",
             )
         return here
 
+    def _file(self, wanted: _Wanted, repo: str | None) -> tuple[ModelInfo | None, str]:
+        """What is here of that name, and the repository that it came from, if that counts."""
+        # Who names a repository does not mean the bundled model of that name.
+        here = self._models.present(wanted.name, bundled=not repo)
+        origin = self._models.origin(here) if here and repo else None
+        return here, origin.repo if origin else ""
+
+    def _folder(self, wanted: _Wanted) -> tuple[ModelInfo | None, str]:
+        for home in dict.fromkeys(self._homes.values()):
+            found = kinds.read(home / wanted.name)
+            if found and not found[1].broken:
+                origin = folders.origin(found[1].path)
+                return found[1], origin.repo if origin else ""
+        return None, ""
+
     async def pull(self, path: str, repo: str | None = None) -> AsyncGenerator[Pulling | ModelInfo]:
         """Progress, at least once a second, and at last the installed model; at once if it is there.
 
-        `path` is a model of the catalogue by any of its names, or a file of a repository. Raises BadField,
-        NoSpace, NotWritable, Stopping, or one of PullFailed's branches.
+        `path` is a model of the catalogue by any of its names, a file of a repository, or for a model of
+        several files its folder there ("folder/", "." for all) or, without `repo`, the repository itself.
+        Raises BadField, NoSpace, NotWritable, Stopping, or one of PullFailed's branches.
         """
         wanted = self._wanted(path, repo)
-        here = await asyncio.to_thread(self._restored, path, repo, wanted.name)
+        here = await asyncio.to_thread(self._restored, path, repo, wanted)
         if here:
             yield here
             return
@@ -166,27 +204,43 @@ class Pulls:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _restored(self, path: str, repo: str | None, name: str) -> ModelInfo | None:
+    def _restored(self, path: str, repo: str | None, wanted: _Wanted) -> ModelInfo | None:
         # Without a repository a bundled model's name means that model, hidden or not.
-        return self.find(path, repo) or (None if repo else self._models.restore(name))
+        bundled = not repo and not wanted.several
+        return self.find(path, repo) or (self._models.restore(wanted.name) if bundled else None)
 
     def _wanted(self, path: str, repo: str | None) -> _Wanted:
         if not repo:
             entry = catalogue.find(path)
+            if entry and entry.kind:
+                return self._several(entry.path, entry.repo, entry.id, entry.revision)
+            if entry is None and _REPO.fullmatch(path) and not path.endswith(".bin"):
+                return self._several("", path)
             path, repo = (entry.path, entry.repo) if entry else (self._models.bundled(path) or path, None)
-        repo = repo or catalogue.HOME
-        if not _REPO.fullmatch(repo):
+        elif not _REPO.fullmatch(repo):
             raise BadField(f"{repo[:100]!a} is not a repository's name: it is owner/name", "repo")
+        elif path in _WHOLE or path.endswith(("/", *kinds.suffixes())):
+            return self._several("" if path in _WHOLE else path, repo)
+        repo = repo or catalogue.HOME
         name = self._checked(path, repo)
         return _Wanted(repo, path, name, self._trust.revision(repo))
+
+    def _several(self, path: str, repo: str, name: str = "", revision: str = "") -> _Wanted:
+        """A model of several files, by its folder in a repository or by one of them."""
+        if path:
+            _check_path(path.removesuffix("/") or path)
+        folder, slash, only = path.rpartition("/")
+        name = name or only.rpartition(".")[0] or folder.rpartition("/")[2] or repo.rpartition("/")[2]
+        file_name(name, "path")
+        return _Wanted(
+            repo, folder + slash, name, self._trust.revision(repo, revision), True, only, known=revision
+        )
 
     def _checked(self, path: str, repo: str) -> str:
         """The name that a file of a repository gets here. Raises BadField for what is no path of a model
         file."""
         name = file_name(path.rpartition("/")[2], "path")
-        parts = path.split("/")
-        if len(path) > 500 or not path.isprintable() or "\\" in path or {"", ".", ".."} & set(parts):
-            raise BadField("path: a file of a repository, such as ggml-base.bin or folder/model.bin", "path")
+        _check_path(path)
         if not path.endswith(".bin"):
             near = catalogue.near(path[:80])
             if near:
@@ -204,13 +258,19 @@ class Pulls:
             raise Stopping
         download = self._running.get(wanted.name)
         if download is None:
-            download = _Download(wanted, self._models, self._source, self._trust, self._pause, self._others)
+            goal = self._goal(wanted)
+            download = _Download(wanted, goal, self._source, self._trust, self._pause, self._others)
             self._running[wanted.name] = download
             self._tasks.add(download.task)
             download.task.add_done_callback(lambda _: self._ended(download))
         elif download.wanted != wanted:
             raise BadField(f"{wanted.name} is just being pulled from {download.wanted.repo}", "repo")
         return download
+
+    def _goal(self, wanted: _Wanted) -> "_Goal":
+        if wanted.several:
+            return _Folder(wanted, self._homes, self._trust)
+        return _OneFile(wanted, self._models)
 
     def _ended(self, download: "_Download") -> None:
         self._tasks.discard(download.task)
@@ -245,13 +305,200 @@ class Pulls:
         return sum(other.rest for other in self._running.values() if other is not download)
 
 
+def _check_path(path: str) -> None:
+    """Raises BadField for what is no path in a repository."""
+    parts = path.split("/")
+    if len(path) > 500 or not path.isprintable() or "\\" in path or {"", ".", ".."} & set(parts):
+        raise BadField("path: a file of a repository, such as ggml-base.bin or folder/model.bin", "path")
+
+
+class _Goal(Protocol):
+    """What a download becomes. All methods block."""
+
+    home: Path
+    """The folder that it goes to."""
+
+    def ask(self, source: Source) -> tuple[Found, ...]:
+        """The files at the source, as they are now. Raises as Source does, and NotAModel."""
+
+    def lock(self) -> bool:
+        """Make what has come ours; False while another process has it."""
+
+    def size(self) -> int:
+        """Bytes that another process has fetched."""
+
+    def present(self) -> ModelInfo | None:
+        """The model, if another process has installed it."""
+
+    def parts(self, files: Sequence[Found]) -> Sequence[Partial]:
+        """Where the bytes of each file come to."""
+
+    def look(self, part: Partial) -> None:
+        """Look at the first bytes. Raises ModelBroken: the rest need not come."""
+
+    def install(self, files: Sequence[Found]) -> ModelInfo:
+        """Give all its name; the files are whole and right. Raises ModelBroken, and has removed it then."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class _OneFile:
+    """A GGML file."""
+
+    def __init__(self, wanted: _Wanted, models: Models) -> None:
+        self.home = models.folder
+        self._wanted = wanted
+        self._models = models
+        self._part = Partial(models.folder / wanted.name)
+
+    def ask(self, source: Source) -> tuple[Found, ...]:
+        return (source.describe(self._wanted.path, self._wanted.repo, self._wanted.revision),)
+
+    def lock(self) -> bool:
+        return self._part.lock()
+
+    def size(self) -> int:
+        return self._part.path.stat().st_size
+
+    def present(self) -> ModelInfo | None:
+        return self._models.present(self._wanted.name, bundled=False)
+
+    def parts(self, files: Sequence[Found]) -> Sequence[Partial]:
+        return (self._part,)
+
+    def look(self, part: Partial) -> None:
+        try:
+            ggml.read_header(part.path)
+        except ModelBroken:
+            part.discard()
+            raise
+
+    def install(self, files: Sequence[Found]) -> ModelInfo:
+        self._part.sync()
+        try:
+            ggml.check(self._part.path)
+        except ModelBroken:
+            self._part.discard()
+            raise
+        note = Note(files[0].sha256, files[0].repo, files[0].path)
+        return self._models.adopt(self._part.path, self._wanted.name, note)
+
+    def close(self) -> None:
+        self._part.close()
+
+
+class _Folder:
+    """A model of several files."""
+
+    def __init__(self, wanted: _Wanted, homes: Homes, trust: Trust) -> None:
+        self.home = homes["models"]
+        self._homes = homes
+        self._wanted = wanted
+        self._trust = trust
+        self._kind: Kind | None = None
+        self._coming = Coming.of(self.home / wanted.name)
+
+    def ask(self, source: Source) -> tuple[Found, ...]:
+        wanted = self._wanted
+        there = {
+            found.path.removeprefix(wanted.path): found
+            for found in source.files(wanted.repo, wanted.revision)
+            if found.path.startswith(wanted.path + wanted.only)
+        }
+        known = kinds.of(there)
+        if known is None:
+            raise NotAModel(f"{wanted.what} is no model that can be run here: {_told(there)}")
+        kind, taken = known
+        if not folders.safe(taken):
+            raise NotAModel(f"{wanted.what} has files whose names cannot be used here")
+        if kind.code:
+            self._trust.check_code(wanted.what, wanted.repo, wanted.known)
+        if self._kind is None:
+            self._kind, self.home = kind, self._homes[kind.home]
+            self._coming = Coming.of(self.home / wanted.name)
+        return tuple(there[path] for path in sorted(taken))
+
+    def lock(self) -> bool:
+        return self._coming.lock()
+
+    def size(self) -> int:
+        return self._coming.size()
+
+    def present(self) -> ModelInfo | None:
+        target = self.home / self._wanted.name
+        info = self._info(target)
+        if info is None and target.exists():
+            raise BadField(f"{target} is there already and is no model: take it away first", "path")
+        return None if info is None or info.broken else info
+
+    def parts(self, files: Sequence[Found]) -> Sequence[Partial]:
+        paths = [file.path.removeprefix(self._wanted.path) for file in files]
+        self._coming.only(paths)
+        return [self._coming.part(path) for path in paths]
+
+    def look(self, part: Partial) -> None:
+        """Its kind was known by the files' names; the rest is looked at when all have come."""
+
+    def install(self, files: Sequence[Found]) -> ModelInfo:
+        wanted, coming = self._wanted, self._coming
+        coming.finish()
+        info = self._info(coming.folder)
+        if info is None or info.broken:
+            coming.discard()
+            raise ModelBroken(info.broken if info else "its files are not what their names say")
+        target = self.home / wanted.name
+        with writing(self.home):
+            folders.note_origin(
+                coming.folder, Origin(wanted.repo, wanted.path + wanted.only, files[0].revision)
+            )
+        folders.put(coming.folder, target)
+        installed = self.present()
+        assert installed
+        return installed
+
+    def close(self) -> None:
+        self._coming.close()
+
+    def _info(self, folder: Path) -> ModelInfo | None:
+        return self._kind.info(folder) if self._kind else None
+
+
+def _told(there: Collection[str]) -> str:
+    """What lies at a source, for people."""
+    some = sorted(there)[:5]
+    return (
+        f"it has {', '.join(some)}{', ...' if len(there) > len(some) else ''}" if some else "there is nothing"
+    )
+
+
+class _File:
+    """One file of a download, and what has come of it."""
+
+    def __init__(self, found: Found, part: Partial) -> None:
+        self.found = found
+        self.part = part
+        self.completed = 0
+
+    def begin(self) -> None:
+        """Go on with what is there. Blocks."""
+        self.part.begin(Whole(self.found.size, self.found.sha256 or self.found.blob))
+        self.completed = self.part.size
+
+    def right(self) -> bool:
+        """Whether it has come as it was promised. Blocks."""
+        if self.found.sha256:
+            return self.part.sha256 == self.found.sha256
+        return digests.blob(self.part.path) == self.found.blob
+
+
 class _Download:
-    """One file on its way, with a task of its own that outlives those who watch it."""
+    """One model on its way, with a task of its own that outlives those who watch it."""
 
     def __init__(
         self,
         wanted: _Wanted,
-        models: Models,
+        goal: _Goal,
         source: Source,
         trust: Trust,
         pause: float,
@@ -259,16 +506,16 @@ class _Download:
     ) -> None:
         self.wanted = wanted
         self.watchers = 0
-        self._models = models
+        self._goal = goal
         self._source = source
         self._trust = trust
         self._pause = pause
         self._others = others
         self._status = f"asking for {wanted.name}"
         self._total = 0
-        self._completed = 0
+        self._files: list[_File] = []
+        self._elsewhere = 0
         self._speed = _Speed()
-        self._part = Partial(models.folder / wanted.name)
         # One thread, so that nothing overtakes: what came is written before the file is closed.
         self._thread = ThreadPoolExecutor(1, "pull")
         self.task = asyncio.create_task(self._run(), name=f"pull {wanted.name}")
@@ -277,6 +524,10 @@ class _Download:
     def rest(self) -> int:
         """Bytes still to come."""
         return max(0, self._total - self._completed)
+
+    @property
+    def _completed(self) -> int:
+        return sum(file.completed for file in self._files) if self._files else self._elsewhere
 
     def progress(self) -> Pulling:
         speed = self._speed.now(self._completed)
@@ -287,7 +538,7 @@ class _Download:
     async def _run(self) -> ModelInfo:
         try:
             found = await self._found()
-            self._total = found.size
+            self._total = sum(file.size for file in found)
             if other := await self._locked():
                 return other
             for _ in range(_CHANGES):
@@ -296,21 +547,20 @@ class _Download:
                 except Changed:
                     log.info("%s has changed at its source; it is fetched anew", self.wanted.name)
                     found = await self._found()
-            raise PullFailed(f"{found.path} of {found.repo} is another file each time that it is asked for")
+            raise PullFailed(f"{self.wanted.what} is another file each time that it is asked for")
         except OSError as error:
             raise PullFailed(f"pulling {self.wanted.name} failed: {error.strerror or error}") from error
         finally:
-            await self._do(self._part.close)
+            await self._do(self._goal.close)
             self._thread.shutdown(wait=False)
 
-    async def _found(self) -> Found:
+    async def _found(self) -> tuple[Found, ...]:
         wanted = self.wanted
         for failures in range(1, _FIRST_TRIES + 1):
             try:
-                found = await _abandonable(
-                    lambda: self._source.describe(wanted.path, wanted.repo, wanted.revision)
-                )
-                self._trust.check(wanted.path, wanted.repo, found.revision, found.sha256)
+                found = await _abandonable(lambda: self._goal.ask(self._source))
+                for file in found:
+                    self._trust.check(file.path, wanted.repo, file.revision, file.sha256, wanted.revision)
                 return found
             except Broken as error:
                 if failures == _FIRST_TRIES:
@@ -319,65 +569,74 @@ class _Download:
         raise AssertionError
 
     async def _locked(self) -> ModelInfo | None:
-        """Make the part ours. Another process may have it: when that has installed the model, that is it."""
-        while not await self._do(self._part.lock):
+        """Make the parts ours. Another process may have them: once that has the model, that is it."""
+        while not await self._do(self._goal.lock):
             self._status = f"waiting for another process that pulls {self.wanted.name}"
             with suppress(OSError):
-                self._completed = self._part.path.stat().st_size
+                self._elsewhere = self._goal.size()
             await asyncio.sleep(_LOCK_PAUSE)
-        return await self._do(lambda: self._models.present(self.wanted.name, bundled=False))
+        return await self._do(self._goal.present)
 
-    async def _fetched(self, found: Found) -> ModelInfo:
-        self._total = found.size
-        await self._do(lambda: self._part.begin(Whole(found.size, found.sha256)))
-        self._completed = self._part.size
+    async def _fetched(self, found: tuple[Found, ...]) -> ModelInfo:
+        self._total = sum(file.size for file in found)
+        await self._do(lambda: self._begin(found))
         await self._do(self._check_space)
         self._status = f"checking {self.wanted.name}"
-        while await self._do(self._part.hash_on):
-            pass
+        for file in self._files:
+            while await self._do(file.part.hash_on):
+                pass
         self._speed = _Speed()
         self._speed.now(self._completed)
-        await self._fill(found)
-        self._status = f"checking {self.wanted.name}"
+        for file in self._files:
+            await self._fill(file)
+            self._status = f"checking {self.wanted.name}"
+            await self._do(partial_of(self._check, file))
         return await self._do(lambda: self._installed(found))
+
+    def _begin(self, found: tuple[Found, ...]) -> None:
+        parts = self._goal.parts(found)
+        files = [_File(file, part) for file, part in zip(found, parts, strict=True)]
+        for file in files:
+            file.begin()
+        self._files = files
 
     def _check_space(self) -> None:
         """Whether the rest fits, beside what other downloads still have to come. Raises NoSpace."""
-        free = shutil.disk_usage(self._models.folder).free
+        free = shutil.disk_usage(self._goal.home).free
         others = self._others(self)
         if free < self.rest + others:
             reserved = f" and {_size(others)} for other downloads" if others else ""
             raise NoSpace(
                 f"{self.wanted.name} still needs {_size(self.rest)}{reserved}; the disk of "
-                f"{self._models.folder} has {_size(free)} left"
+                f"{self._goal.home} has {_size(free)} left"
             )
 
-    async def _fill(self, found: Found) -> None:
-        failures, most = 0, self._part.size
-        while self._part.size < found.size:
-            broken = await self._read_some(found)
-            if self._part.size < found.size:
-                failures = 0 if self._part.size > most else failures + 1
-                most = max(most, self._part.size)
+    async def _fill(self, file: _File) -> None:
+        failures, most = 0, file.part.size
+        while file.part.size < file.found.size:
+            broken = await self._read_some(file)
+            if file.part.size < file.found.size:
+                failures = 0 if file.part.size > most else failures + 1
+                most = max(most, file.part.size)
                 if failures >= _TRIES:
-                    raise self._broken_off(found, broken) from broken
+                    raise self._broken_off(broken) from broken
                 await self._rest_after(failures, broken)
 
-    async def _read_some(self, found: Found) -> Broken:
+    async def _read_some(self, file: _File) -> Broken:
         """One answer, and why it was not all that was left. Raises Changed once the source says so itself."""
         try:
-            await self._read(found)
+            await self._read(file)
         except Broken as error:
             return error
         except Changed:
-            if await self._found() != found:
+            if file.found not in await self._found():
                 raise
             return Broken("what comes is not what the hub tells of")
         return Broken("the answer ended early")
 
-    def _broken_off(self, found: Found, broken: Broken) -> HubUnreachable:
+    def _broken_off(self, broken: Broken) -> HubUnreachable:
         return HubUnreachable(
-            f"pulling {self.wanted.name} broke off at {_size(self._part.size)} of {_size(found.size)}: "
+            f"pulling {self.wanted.name} broke off at {_size(self._completed)} of {_size(self._total)}: "
             f"{broken}; what has come is kept for the next try"
         )
 
@@ -387,68 +646,74 @@ class _Download:
         self._status = f"waiting for the hub: {error}"
         await asyncio.sleep(max(min(self._pause * 2**failures, _LONGEST_PAUSE), error.after))
 
-    async def _read(self, found: Found) -> None:
+    async def _read(self, file: _File) -> None:
         """One answer of the source, as much of it as comes."""
-        async with self._source.read(found, self._part.size) as stream:
-            if stream.start != self._part.size:
-                await self._do(self._part.restart)
-                self._completed = 0
+        part, found = file.part, file.found
+        async with self._source.read(found, part.size) as stream:
+            if stream.start != part.size:
+                await self._do(part.restart)
+                file.completed = 0
             self._status = f"downloading {self.wanted.name}"
-            await self._do(self._check_header)
-            writer = _Writer(lambda chunks: self._start(self._written(chunks)))
+            await self._do(lambda: self._look(file))
+            writer = _Writer(lambda chunks: self._start(self._written(file, chunks)))
             try:
                 async for chunk in stream.chunks:
                     # Whether the rest of a longer answer matters is for the hash to say.
-                    piece = chunk[: found.size - self._completed]
-                    self._completed += len(piece)
+                    piece = chunk[: found.size - file.completed]
+                    file.completed += len(piece)
                     await writer.put(piece)
-                    if self._completed == found.size:
+                    if file.completed == found.size:
                         break
             finally:
                 # What has come is kept, however this ends.
                 await writer.flush()
-                self._completed = self._part.size
+                file.completed = part.size
 
-    def _written(self, chunks: list[bytes]) -> Callable[[], None]:
+    def _written(self, file: _File, chunks: list[bytes]) -> Callable[[], None]:
         def write() -> None:
-            before = self._part.size
-            self._part.write(chunks)
+            before = file.part.size
+            file.part.write(chunks)
             if before < _HEADER:
-                self._check_header()
+                self._look(file)
 
         return write
 
-    def _check_header(self) -> None:
+    def _look(self, file: _File) -> None:
         """Gigabytes of something else need not come at all. Raises NotAModel."""
-        if self._part.size >= _HEADER:
+        if file.part.size >= _HEADER:
             try:
-                ggml.read_header(self._part.path)
+                self._goal.look(file.part)
             except ModelBroken as error:
                 raise self._not_a_model(error) from error
 
-    def _installed(self, found: Found) -> ModelInfo:
-        part, name = self._part, self.wanted.name
-        if part.sha256 != found.sha256:
+    def _check(self, file: _File) -> None:
+        """Raises ChecksumMismatch where a file is not what was promised."""
+        found, part = file.found, file.part
+        if not file.right():
+            promised = f"the SHA-256 {part.sha256}, where" if found.sha256 else "other contents than"
             part.discard()
             raise ChecksumMismatch(
-                f"{found.path} of {found.repo} came with the SHA-256 {part.sha256}, where the hub promised "
-                f"{found.sha256}; it has been removed"
+                f"{found.path} of {found.repo} came with {promised} the hub promised"
+                f"{f' {found.sha256}' if found.sha256 else ''}; it has been removed"
             )
-        part.sync()
         try:
-            ggml.check(part.path)
+            self._trust.check(found.path, found.repo, found.revision, part.sha256, self.wanted.revision)
+        except ChecksumMismatch:
+            part.discard()
+            raise
+
+    def _installed(self, found: tuple[Found, ...]) -> ModelInfo:
+        try:
+            info = self._goal.install(found)
         except ModelBroken as error:
             raise self._not_a_model(error) from error
-        info = self._models.adopt(part.path, name, Note(found.sha256, found.repo, found.path))
-        self._status = f"installed {name}"
+        self._status = f"installed {self.wanted.name}"
         return info
 
     def _not_a_model(self, error: ModelBroken) -> NotAModel:
-        self._part.discard()
-        return NotAModel(
-            f"{self.wanted.path} of {self.wanted.repo} is not a whole GGML Whisper model: {error}; it has "
-            "been removed"
-        )
+        what = "model that can be run here" if self.wanted.several else "whole GGML Whisper model"
+        article = "no" if self.wanted.several else "not a"
+        return NotAModel(f"{self.wanted.what} is {article} {what}: {error}; it has been removed")
 
     async def _do(self, work: Callable[[], Result]) -> Result:
         return await asyncio.shield(self._start(work))

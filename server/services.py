@@ -288,7 +288,13 @@ def _made(config: Config) -> Services:
         on_card=placement.on_card,
     )
     placement.converted = memory.renew
-    pulls = Pulls(found, go_on=config.pull_goes_on, trusted=config.trusted_repos, on_end=metrics.pulled)
+    pulls = Pulls(
+        found,
+        go_on=config.pull_goes_on,
+        trusted=config.trusted_repos,
+        voices=config.voice_folder,
+        on_end=metrics.pulled,
+    )
     voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)
     keys = Keys(config.keys)
     metrics.watch(memory, readers, pulls)

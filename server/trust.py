@@ -43,13 +43,14 @@ class Trust:
             elif pin := _PIN.fullmatch(text):
                 self._revisions[pin[1]] = pin[2]
 
-    def revision(self, repo: str) -> str:
-        """The revision that is pulled of a repository."""
-        return self._revisions.get(repo, "main")
+    def revision(self, repo: str, known: str = "") -> str:
+        """The revision that is pulled of a repository; `known`: that of the catalogue."""
+        return self._revisions.get(repo) or known or "main"
 
-    def check_code(self, path: str, repo: str) -> None:
-        """Whether a file that may contain code may be pulled. Raises BadField."""
-        pin = self._revisions.get(repo)
+    def check_code(self, path: str, repo: str, revision: str = "") -> None:
+        """Whether a file that may contain code may be pulled; `revision`: that of the catalogue, which is as
+        good as the owner's. Raises BadField."""
+        pin = self._revisions.get(repo) or revision or None
         if pin is None:
             raise BadField(
                 f"{path[:80]!a} may contain code, which is pulled only from repositories of trusted_repos "
@@ -63,13 +64,16 @@ class Trust:
                 "path",
             )
 
-    def check(self, path: str, repo: str, commit: str, sha256: str) -> None:
-        """Whether what the hub tells of a file is what is pinned. Raises ChecksumMismatch."""
-        pin = self._revisions.get(repo, "")
+    def check(self, path: str, repo: str, commit: str, sha256: str, revision: str = "") -> None:
+        """Whether what the hub tells of a file is what is pinned; `sha256`: "" where it does not tell.
+
+        Raises ChecksumMismatch.
+        """
+        pin = self._revisions.get(repo) or revision
         if _COMMIT.fullmatch(pin) and commit != pin:
             raise ChecksumMismatch(f"{repo} is pinned to the commit {pin}, and the hub tells of {commit}")
         known = self._hashes.get(File(repo, path), sha256)
-        if sha256 != known:
+        if sha256 and sha256 != known:
             raise ChecksumMismatch(
                 f"{path} of {repo} is pinned to the SHA-256 {known}, and the hub has {sha256}"
             )

@@ -69,7 +69,7 @@ class Faults:
     rate: int = 0
     """Bytes per second of a body."""
     corrupt: int | None = None
-    """This byte of every file is another one."""
+    """This byte of every file that has so many is another one."""
     statuses: list[int] = field(default_factory=list)
     """The storage answers these."""
     hub_statuses: list[int] = field(default_factory=list)
@@ -174,6 +174,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@cache
+def blob(data: bytes) -> str:
+    """What git calls a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _large(name: str) -> bool:
+    """Whether the hub keeps it in its storage for large files, rather than in git."""
+    return not name.endswith((".json", ".txt", ".yaml", ".md"))
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 64
@@ -237,6 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.server.kind == "storage":
             data = self.server.hub.data(path.rpartition("/")[2])
             self.body(data, "a storage's own tag") if data is not None else self.say(404)
+        elif path.startswith("/api/resolve-cache/models/"):
+            self.small(path.removeprefix("/api/resolve-cache/models/"))
         elif path.startswith("/api/models/"):
             self.about(path.removeprefix("/api/models/"))
         elif "/resolve/" in path:
@@ -252,9 +265,18 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [self.sibling(name, data) for name, data in files.items()]
             self.json({"id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": siblings})
 
+    def small(self, path: str) -> None:
+        """A file that git itself has is sent by the hub, not by its storage."""
+        owner, name, commit, file = path.split("/", 3)
+        if found := self.found(f"{owner}/{name}", commit):
+            data = found[1][file]
+            self.body(data, blob(data))
+
     def sibling(self, name: str, data: bytes) -> dict[str, Any]:
         if "blobs=" not in self.path:
             return {"rfilename": name}
+        if not _large(name):
+            return {"rfilename": name, "size": len(data), "blobId": blob(data)}
         lfs = {"sha256": sha256(data), "size": len(data), "pointerSize": 134}
         known = {} if self.faults.no_hashes else {"lfs": lfs}
         return {"rfilename": name, "size": len(data), "blobId": "0" * 40, **known}
@@ -272,6 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.say(404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
             return
         data = files[name]
+        if not _large(name):
+            self.say(307, {"Location": f"/api/resolve-cache/models/{repo}/{commit}/{name}"})
+            return
         tag = f"v{len(data)}-{sha256(data)[:6]}" if self.faults.own_etags else sha256(data)
         told = {"X-Linked-Etag": f'"{tag}"', "X-Linked-Size": str(len(data))}
         if not self.faults.no_commit:
@@ -308,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.asked.start = start
         length = None if faults.unframed else total - start if faults.length is None else faults.length
         self.head(status, length, extra)
-        if faults.corrupt is not None:
+        if faults.corrupt is not None and faults.corrupt < total:
             data = data[: faults.corrupt] + bytes([data[faults.corrupt] ^ 1]) + data[faults.corrupt + 1 :]
         self.send(memoryview(data)[start:])
 

@@ -17,7 +17,7 @@ FLOORS = (
         *("text", "encoding", "loudness", "onnx", "phonemes", "logs", "state"),
     ),
     ("alignment", "cards", "catalogue", "digests", "partial", "phrases", "recording", "sources"),
-    ("convert",),
+    ("convert", "folders"),
     (
         "languages",
         "models",
@@ -30,7 +30,9 @@ FLOORS = (
         "encoder",
         "voices",
         "pipelines",
+        "ct2",
     ),
+    ("kinds",),
     ("conversions", "prompts", "pull", "segments", "worker", "workers"),
     ("channels", "guards", "stitching"),
     ("formats", "lanes", "runners", "turns"),

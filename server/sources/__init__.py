@@ -20,9 +20,11 @@ class Found:
     """The state of the repository that the rest holds for."""
     size: int
     etag: str
-    """Differs when the file has changed."""
+    """Differs when the file has changed; "" where only its hash tells."""
     sha256: str
-    """In hex."""
+    """In hex; "" for small files of repositories, which `blob` is told of."""
+    blob: str = ""
+    """Git's SHA-1 of the file, in hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class Source(Protocol):
 
     def describe(self, path: str, repo: str, revision: str) -> Found:
         """What lies there. Blocks. Raises Broken, or PullFailed where another try does not help."""
+        ...
+
+    def files(self, repo: str, revision: str) -> tuple[Found, ...]:
+        """All files of a repository, each with a hash. Blocks. Raises as `describe` does."""
         ...
 
     def read(self, found: Found, start: int) -> AbstractAsyncContextManager[Stream]:

@@ -22,7 +22,7 @@ from server.sources import Broken, Changed, Found, Stream
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 _TIMEOUT = 10.0
 """Seconds for an answer of the hub's about a file, and for a connection."""
@@ -68,6 +68,13 @@ class Hub:
             if not _is_sha256(sha256) or size is None:
                 sha256, size = self._listed(path, repo, about.commit_hash or revision)
         return Found(repo, path, about.commit_hash or revision, size, about.etag or sha256, sha256)
+
+    def files(self, repo: str, revision: str = "main") -> tuple[Found, ...]:
+        """All files of a repository whose size and hash the hub tells. Blocks. Raises as `describe` does."""
+        with self._asking(repo, ""):
+            about = self._about(repo, revision)
+        found = (_described(file, repo, about.sha or revision) for file in about.siblings or ())
+        return tuple(file for file in found if file)
 
     @asynccontextmanager
     async def read(self, found: Found, start: int) -> AsyncIterator[Stream]:
@@ -169,15 +176,18 @@ class Hub:
 
     def _listed(self, path: str, repo: str, revision: str) -> tuple[str, int]:
         """SHA-256 and size as the repository's listing has them."""
-        about: ModelInfo = self._api().model_info(
-            repo, revision=revision, files_metadata=True, timeout=_TIMEOUT, token=self._token
-        )
-        for file in about.siblings or ():
+        for file in self._about(repo, revision).siblings or ():
             if file.rfilename == path and file.lfs:
                 return file.lfs.sha256, file.lfs.size
         raise PullFailed(
             f"the hub tells no SHA-256 of {path} of {repo}, so that nobody could say whether it came whole"
         )
+
+    def _about(self, repo: str, revision: str) -> "ModelInfo":
+        about: ModelInfo = self._api().model_info(
+            repo, revision=revision, files_metadata=True, timeout=_TIMEOUT, token=self._token
+        )
+        return about
 
     def _api(self) -> "HfApi":
         api: HfApi = _library().HfApi(endpoint=self._endpoint)
@@ -279,7 +289,7 @@ def _next(where: httpx.URL, answer: httpx.Response) -> httpx.URL:
 def _check_etag(answer: httpx.Response, found: Found) -> None:
     """The hub says of each answer which file it is; its storage does not."""
     tag = answer.headers.get("X-Linked-Etag")
-    if tag and tag.removeprefix("W/").strip('"') != found.etag:
+    if tag and found.etag and tag.removeprefix("W/").strip('"') != found.etag:
         raise Changed
 
 
@@ -297,6 +307,15 @@ def _start(answer: httpx.Response, found: Found, start: int) -> int:
     if got.partition("-")[0] != str(start):
         raise Broken(f"{answer.url.host} sends bytes {got or '?'}, not those from {start} on")
     return start
+
+
+def _described(file: "RepoSibling", repo: str, revision: str) -> Found | None:
+    """A file of a listing; None where that does not tell enough to know whether it came whole."""
+    if file.lfs:
+        return Found(repo, file.rfilename, revision, file.lfs.size, "", file.lfs.sha256)
+    if file.size is None or not file.blob_id:
+        return None
+    return Found(repo, file.rfilename, revision, file.size, "", "", file.blob_id)
 
 
 def _is_sha256(text: str) -> bool:

@@ -4,19 +4,24 @@ import json
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import pytest
 
-from server import dialects, errors
+from server import convert, dialects, errors
 from tests.dialects.test_audio import sse
 from tests.hub import HOME, Hub, model, sha256
 from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, say, wav
 
 MODEL = model()
+
+DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
+"""The words it knows come out of it under any name."""
 
 
 @pytest.fixture
@@ -66,6 +71,49 @@ def test_pull_from_another_repository_in_gos_way(hub: Hub, asking: httpx.Client)
         "/api/v1/models", content=chunks(), headers={"content-type": "application/json; charset=utf-8"}
     )
     assert (answer.status_code, answer.json()["id"]) == (201, "mine")
+
+
+@cache
+def converted() -> dict[str, bytes]:
+    """The demo model as a folder of CTranslate2's."""
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / "made"
+        convert.convert(DEMO, made, "float16")
+        # Those on the hub have no mel filters of their own.
+        return {path.name: path.read_bytes() for path in made.iterdir() if path.suffix != ".npy"}
+
+
+def test_a_model_of_several_files_is_pulled_heard_with_and_deleted(
+    hub: Hub, pulling: Server, asking: httpx.Client
+) -> None:
+    repo, id = "Systran/faster-whisper-tiny", "faster-whisper-tiny"
+    for name, data in converted().items():
+        hub.add(repo, name, data)
+    events = sse(asking.post("/v1/models", params={"stream": "true"}, json={"path": repo}).text)
+    size = sum(map(len, converted().values()))
+    progress = [json.loads(data or "") for event, data in events if event == "progress"]
+    assert progress[-1] == {"status": f"installed {id}", "total": size, "completed": size} | {
+        key: progress[-1][key] for key in ("speed", "remaining")
+    }
+    told = asking.get(f"/v1/models/{id}").json()
+    assert (events[-1][0], json.loads(events[-1][1] or "")) == ("ok", told)
+    assert (told["engine"], told["size"], told["path"]) == ("ctranslate2", size, id)
+    assert told["capabilities"] == {"translate": True, "diarize": False, "words": True}
+    assert asking.post("/v1/models", json={"path": id}).status_code == 200
+    for name in id, repo:
+        heard = asking.post(
+            "/v1/audio/transcriptions",
+            files={"file": ("a.wav", wav(say(SENTENCES[0])))},
+            data={"model": name, "language": "en"},
+        )
+        assert heard.status_code == 200, heard.text
+        assert heard.json()["text"].strip() == SENTENCES[0]
+    loaded = {model["id"]: model["engine"] for model in asking.get("/v1/models/loaded").json()["data"]}
+    assert loaded[id].startswith("CTranslate2 ")
+    assert asking.delete(f"/v1/models/{id}").json()["deleted"] is True
+    assert asking.get(f"/v1/models/{id}").status_code == 404
+    assert id not in asking.get("/v1/models/loaded").text
+    assert not [path for path in (pulling.data / "models").iterdir() if id in path.name]
 
 
 def test_a_deleted_model_can_be_pulled_again(hub: Hub, asking: httpx.Client) -> None:
@@ -308,10 +356,6 @@ def test_what_else_can_be_said(error: errors.SpeechError, status: int, code: str
     assert answer.status_code == status
     assert json.loads(bytes(answer.body))["error"]["code"] == code
     assert (answer.headers["x-should-retry"], "retry-after" in answer.headers) == ("false", False)
-
-
-DEMO = Path(__file__).parent.parent.parent / "models" / "ggml-demo.bin"
-"""The words it knows come out of it under any name."""
 
 
 @pytest.fixture
