@@ -15,6 +15,7 @@ from server import dialects, errors, logs, naming
 from server.counting import Counting
 from server.guard import Guard
 from server.hangup import Hangup
+from server.limits import Limits
 from server.naming import Naming
 from server.services import Services
 
@@ -39,7 +40,12 @@ def build(services: Services) -> Starlette:
             Middleware(Naming),
             Middleware(Counting, metrics=services.metrics),
             Middleware(Hangup),
-            Middleware(Guard, hosts=(config.host, *config.allowed_hosts), keys=services.keys),
+            Middleware(
+                Guard,
+                hosts=(config.host, *config.allowed_hosts),
+                keys=services.keys,
+                limits=Limits(config.requests_of_key, config.rate_of_key),
+            ),
         ],
         exception_handlers={HTTPException: _refused, Exception: _failed},
         lifespan=lifespan,

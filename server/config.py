@@ -128,6 +128,10 @@ class Config(BaseModel):
         {},
         description="API keys by name, as `whisperd keys make NAME` prints them; without any, all may.",
     )
+    requests_of_key: int = Field(
+        0, ge=0, description="Requests of one API key at the same time; more are refused; 0: no such bound."
+    )
+    rate_of_key: int = Field(0, ge=0, description="The same in a minute.")
     open: bool = Field(
         False, description="Whether whoever reaches the port may use the server, beyond this machine too."
     )

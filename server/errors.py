@@ -25,6 +25,7 @@ SpeechError
 ├── ModelNotFound
 ├── ModelBroken             the file is there and cannot be loaded
 ├── Busy                    refused now, welcome later
+│   ├── TooMany             the key asks for more than it may at a time, or in a minute
 │   ├── Starting            the server is being started
 │   ├── Stopping            the server is being stopped
 │   └── Leaving             the model is being unloaded
@@ -160,6 +161,10 @@ class Busy(SpeechError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooMany(Busy):
+    """The API key asks for more than it may at a time, or in a minute."""
 
 
 class Starting(Busy):

@@ -10,16 +10,18 @@ import base64
 import binascii
 import ipaddress
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import dialects
 from server.dialects import Door
-from server.errors import ForeignPage, NoKey, NoScope, Refused
+from server.errors import ForeignPage, NoKey, NoScope, Refused, TooMany
 from server.keys import Key, Keys
+from server.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,14 @@ class Guard:
     Who came in with a key is told to the application as the state's `key`.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] = (), keys: Keys | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Collection[str] = (),
+        keys: Keys | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
         self._app = app
         self._hosts = frozenset({"localhost", *(_plain(host) for host in hosts)})
         self._keys = keys or Keys({})
@@ -48,13 +57,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
         door = dialects.door(scope)
-        try:
-            self._check(HTTPConnection(scope), door)
-        except Refused as error:
-            log.warning("%s %s refused: %s", scope.get("method", "WebSocket"), scope["path"], error)
-            await door.refuse(error, scope)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        with ExitStack() as stack:
+            try:
+                self._check(HTTPConnection(scope), door)
+                if key := scope.get("state", {}).get("key"):
+                    stack.enter_context(self._limits.asking(key))
+            except (Refused, TooMany) as error:
+                log.warning("%s %s refused: %s", scope.get("method", "WebSocket"), scope["path"], error)
+                await door.refuse(error, scope)(scope, receive, send)
+            else:
+                await self._app(scope, receive, _before_the_end(stack.close, send))
 
     def _check(self, request: HTTPConnection, door: Door) -> None:
         """Raises Refused."""
@@ -102,6 +114,17 @@ class Guard:
 
     def _knows(self, name: str) -> bool:
         return name in self._hosts or _address(name) is not None
+
+
+def _before_the_end(free: Callable[[], None], send: Send) -> Send:
+    """`send`; who has his answer may ask the next thing, so `free` is called before the last of it leaves."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            free()
+        await send(message)
+
+    return sending
 
 
 def _secrets(request: HTTPConnection) -> Iterator[str]:

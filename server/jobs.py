@@ -255,9 +255,9 @@ class Jobs:
                 await durable.stop()
 
     async def _call(self, what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """A call of the records, which block, on their thread."""
+        """A call of the records, which block, on their thread. Raises NoSpace and Busy."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._database, lambda: what(*arguments, **named)
+            self._database, lambda: _told(what, *arguments, **named)
         )
 
     def _begin(self, work: Any) -> asyncio.Task[None]:
@@ -777,6 +777,21 @@ async def _first_of(following: asyncio.Future[Any], fetching: asyncio.Task[None]
         await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         if fetching.done() and not fetching.cancelled() and fetching.exception():
             return
+
+
+def _told(what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+    """What SQLite cannot do for want of room, or as somebody else keeps it, in our words."""
+    try:
+        return what(*arguments, **named)
+    except Exception as error:
+        reason = getattr(getattr(error, "orig", error), "sqlite_errorname", "")
+        if reason == "SQLITE_FULL" or reason.startswith("SQLITE_IOERR"):
+            raise errors.NoSpace("the disk of this server is full; the job was not kept") from error
+        if reason in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+            raise errors.Busy(
+                "the store of jobs is in use by another program; try again in 10 s", 10
+            ) from error
+        raise
 
 
 def _new_id() -> str:

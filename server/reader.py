@@ -10,10 +10,12 @@ import errno
 import io
 import itertools
 import logging
+import math
 import queue
 import resource
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,8 +44,11 @@ _READY = 60.0
 _TELL = 10.0
 """Seconds of sound between two positions."""
 
-_BACK_SOON = 10
-"""Seconds after which a refused client may find room."""
+_PACE = 0.3
+"""Weight of the newest media in the mean of seconds that one takes."""
+
+_LONGEST_WAIT = 600
+"""Seconds after which a refused client is told to come back, at most."""
 
 _SPARE = 60.0
 """Seconds a reader above the warm number is kept after a rush."""
@@ -175,6 +180,10 @@ class Readers:
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiting = 0
         """Requests in line for a reader."""
+        self._begun: list[float] = []
+        """When the media that are being read now were begun."""
+        self._took = 0.0
+        """Mean seconds that a media takes."""
 
     async def start(self) -> None:
         """Warm the pool; returns when its readers are ready."""
@@ -246,9 +255,16 @@ class Readers:
     def refuse_if_full(self) -> None:
         """Raises Busy where another media could not even wait in line."""
         if self._places.locked() and self.waiting >= self._queue:
-            raise errors.Busy(
-                f"the server is busy and its line is full; try again in {_BACK_SOON} s", _BACK_SOON
-            )
+            wait = self._wait()
+            raise errors.Busy(f"the server is busy and its line is full; try again in {wait} s", wait)
+
+    def _wait(self) -> int:
+        """Seconds until a place in line is likely to be free: until the next media has been read.
+
+        By how long media took of late, and by how long those that are read now have taken already.
+        """
+        usual = max(self._took, *(time.monotonic() - began for began in self._begun), 1.0)
+        return min(_LONGEST_WAIT, math.ceil(usual / self._streams_at_once))
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -258,9 +274,13 @@ class Readers:
             await self._places.acquire()
         finally:
             self.waiting -= 1
+        began = time.monotonic()
+        self._begun.append(began)
         try:
             yield
         finally:
+            self._begun.remove(began)
+            self._took += _PACE * (time.monotonic() - began - self._took)
             self._places.release()
 
     async def _read_once(self, spool: Spool, order: Open, fresh: bool) -> AsyncGenerator[Reading | Recorded]:

@@ -338,7 +338,7 @@ def _set_up(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     # An acknowledged job outlives also a power cut.
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA busy_timeout=10000")
     # What is removed is overwritten: rows of private jobs must leave nothing.
     connection.execute("PRAGMA secure_delete=ON")
 

@@ -43,6 +43,7 @@ FLOORS = (
     ("jobs", "metrics"),
     ("services",),
     ("fields", "sse", "dialects", "deferred"),
+    ("limits",),
     ("guard", "hangup", "counting", "naming"),
     ("app", "client", "terminal"),
     ("serve",),

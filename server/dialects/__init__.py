@@ -81,6 +81,7 @@ _STATUS: dict[type[errors.SpeechError], int] = {
     errors.ModelNotFound: 404,
     errors.ModelBroken: 500,
     errors.Busy: 503,
+    errors.TooMany: 429,
     errors.NoMemory: 507,
     errors.NoSpace: 507,
     errors.NotWritable: 500,
@@ -112,6 +113,7 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.TextTooLong: "text_too_long",
     errors.ModelBroken: "model_broken",
     errors.Busy: "server_busy",
+    errors.TooMany: "rate_limit_exceeded",
     errors.NoMemory: "no_memory",
     errors.NoSpace: "disk_full",
     errors.NotWritable: "read_only",
@@ -299,10 +301,12 @@ def refusals(*kinds: type[errors.SpeechError], content: Mapping[str, object] = _
     `content`: the types of their bodies by content type, where the dialect does not tell them as /v1 does.
     """
     told: dict[int, list[str]] = {500: ["The server failed"]}
-    for kind in (*kinds, errors.NoKey, errors.NoScope, errors.ForeignPage, errors.Stopping):
+    always = (errors.NoKey, errors.NoScope, errors.ForeignPage, errors.TooMany, errors.Stopping)
+    for kind in (*kinds, *always):
         sentence = " ".join((kind.__doc__ or "").partition("\n\n")[0].split()).rstrip(".")
         told.setdefault(_status_of(kind), []).append(sentence)
-    retry = {503: {"Retry-After": "seconds after which to come back"}}
+    when = {"Retry-After": "seconds after which to come back"}
+    retry = {429: when, 503: when}
     return {
         status: Answer("; ".join(dict.fromkeys(why)), content, retry.get(status, {}))
         for status, why in told.items()
