@@ -6,10 +6,12 @@ A folder is one where its `config.yaml` names a pipeline of pyannote; see engine
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from server import folders
+from server.engines import pyannote
 from server.errors import ModelBroken, ModelNotFound
 from server.folders import Kind
 from server.types import ModelInfo
@@ -22,7 +24,9 @@ _OVERHEAD = 600 << 20
 
 _LARGEST_CONFIG = 1 << 16
 
-_PARTS = ("segmentation/pytorch_model.bin", "embedding/pytorch_model.bin")
+_PARTS = ("segmentation", "embedding")
+
+_CHECKPOINT = "pytorch_model.bin"
 
 _EXTRA = (
     "telling speakers apart needs the extra `diarize`, which is not installed here: "
@@ -104,14 +108,19 @@ class Pipelines:
 
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder is a pipeline of pyannote, be it whole or not."""
+    return str(_config(folder).get("name")).startswith("pyannote.")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What its configuration says of the pipeline; empty where it is of something else."""
     config = folder / _CONFIG
     try:
         if config.stat().st_size > _LARGEST_CONFIG:
-            return False
-        name = yaml.safe_load(config.read_text("utf-8"))["pipeline"]["name"]
+            return {}
+        found = yaml.safe_load(config.read_text("utf-8"))["pipeline"]
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return False
-    return str(name).startswith("pyannote.")
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _usable(model: ModelInfo) -> ModelInfo:
@@ -121,11 +130,15 @@ def _usable(model: ModelInfo) -> ModelInfo:
 
 
 def _info(folder: Path) -> ModelInfo:
-    missing = [part for part in _PARTS if not (folder / part).is_file()]
+    params = _config(folder).get("params")
+    named = params if isinstance(params, dict) else {}
+    parts = {part: pyannote.part_of(folder, part, named.get(part)) for part in _PARTS}
+    missing = [f"{part}/{_CHECKPOINT}" for part, path in parts.items() if not (path / _CHECKPOINT).is_file()]
+    beside = {path for path in parts.values() if path.parent != folder and path.is_dir()}
     return ModelInfo(
         id=folder.name,
         path=folder.absolute(),
-        size=folders.size(folder),
+        size=sum(folders.size(each) for each in (folder, *beside)),
         created=int(folder.stat().st_mtime),
         engine=ENGINE,
         overhead=_OVERHEAD,
@@ -136,7 +149,7 @@ def _info(folder: Path) -> ModelInfo:
 
 def _files(there: Collection[str]) -> Collection[str]:
     """All but what is for people; see folders.Kind."""
-    whole = {_CONFIG, *_PARTS} <= set(there)
+    whole = {_CONFIG, *(f"{part}/{_CHECKPOINT}" for part in _PARTS)} <= set(there)
     return [name for name in there if name.endswith(_NEEDED) or name == _CONFIG] if whole else []
 
 

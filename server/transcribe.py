@@ -68,6 +68,12 @@ _Step = tuple[Window, asyncio.Task[guards.Guarded]] | Position | MediaEnd | Medi
 
 def check(model: ModelInfo, listen: Listen) -> None:
     """Raises UnsupportedLanguage or BadField for what the model cannot do."""
+    if listen.turns and not hears_turns(model):
+        raise BadField(
+            f"the model {model.id} was not trained to hear where somebody else begins to speak; "
+            "ggml-small.en-tdrz is",
+            "model",
+        )
     if listen.task == "translate" and not model.multilingual:
         raise BadField(f"the model {model.id} knows English only and cannot translate", "model")
     if listen.task == "translate" and "translate" not in model.capabilities:
@@ -94,8 +100,6 @@ def choose(models: Models, listen: Listen) -> ModelInfo:
     """
 
     def able(model: ModelInfo) -> bool:
-        if listen.turns and not hears_turns(model):
-            return False
         try:
             check(model, listen)
         except BadRequest:

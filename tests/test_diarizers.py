@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from server.diarizers import Diarizers
 from server.errors import ModelBroken, TooShort
+from server.pipelines import Pipelines
 from server.types import SAMPLE_RATE, Diarized, ModelInfo, SpeakerCount, Turn
 from tests.dialogue import PIPELINE, Dialogue, dialogue
 from tests.speech import Pcm, silence
@@ -135,6 +136,55 @@ async def test_a_folder_that_is_no_pipeline_says_so(diarizers: Diarizers, tmp_pa
     other = ModelInfo("other", folder, size=0, created=0, engine="pyannote")
     with pytest.raises(ModelBroken, match="not a pipeline for speaker diarization"):
         await diarizers.load(other)
+
+
+AGGLOMERATIVE = """version: 3.1.0
+pipeline:
+  name: pyannote.audio.pipelines.SpeakerDiarization
+  params:
+    clustering: AgglomerativeClustering
+    embedding: pyannote/wespeaker-voxceleb-resnet34-LM
+    embedding_batch_size: 32
+    embedding_exclude_overlap: true
+    segmentation: pyannote/segmentation-3.0
+    segmentation_batch_size: 32
+params:
+  clustering:
+    method: centroid
+    min_cluster_size: 12
+    threshold: 0.7045654963945799
+  segmentation:
+    min_duration_off: 0.0
+"""
+"""The configuration of pyannote/speaker-diarization-3.1."""
+
+
+@pytest.mark.parametrize("places", ["inside", "beside"])
+async def test_the_layout_of_3_1_names_other_repositories(
+    tmp_path: Path, talk: Dialogue, places: str
+) -> None:
+    folder = tmp_path / "models" / "speaker-diarization-3.1"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(AGGLOMERATIVE)
+    at = {"segmentation": folder / "segmentation", "embedding": folder / "embedding"}
+    if places == "beside":
+        names = {"segmentation": "segmentation-3.0", "embedding": "wespeaker-voxceleb-resnet34-LM"}
+        at = {part: folder.parent / name for part, name in names.items()}
+    (model,) = Pipelines(folder.parent).installed()
+    assert model.broken == "it lacks segmentation/pytorch_model.bin, embedding/pytorch_model.bin"
+    for part, place in at.items():
+        shutil.copytree(PIPELINE / part, place)
+    (model,) = Pipelines(folder.parent).installed()
+    assert not model.broken
+    assert model.size > 3e6
+    diarizers = Diarizers(tmp_path / "empty")
+    try:
+        found = await diarize(diarizers, file(tmp_path, talk.pcm), model=model)
+    finally:
+        await diarizers.stop()
+    heard = [_speaker(found, turn) for turn in talk.turns]
+    assert heard == [heard[0], heard[1]] * 4
+    assert heard[0] != heard[1]
 
 
 async def test_unloading_ends_the_process(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from server import errors
 from server.keys import Key, Scope
 from server.openapi import Answer, closed
 from server.services import Services
-from server.types import Job, ModelInfo, Transcript
+from server.types import Job, ModelInfo, SpeakerCount, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -380,3 +380,10 @@ def telling(refusal: Callable[[errors.SpeechError], Response]) -> Callable[[Hand
 
 v1 = telling(refusal)
 """A handler of /v1."""
+
+
+def speaker_count(exactly: int | None, least: int | None, most: int | None) -> SpeakerCount:
+    """What a client knows of the number of speakers. Raises BadField where it contradicts itself."""
+    if least and most and least > most:
+        raise errors.BadField("min_speakers: more than max_speakers", "min_speakers")
+    return SpeakerCount(exactly, least, most)

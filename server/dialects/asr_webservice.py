@@ -17,11 +17,11 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, formats, languages, prompts, transcribe
-from server.dialects import HEARING, document, notice, refusals, services, status, telling
+from server.dialects import HEARING, document, notice, refusals, services, speaker_count, status, telling
 from server.formats import verbose_json
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.spool import Spool, spooled
-from server.types import Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
+from server.types import Diarize, Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
 
 _RAW = RawSound(16_000)
 """What `encode=false` promises."""
@@ -50,6 +50,9 @@ class Asked(AskedOfAll):
     hotwords: str = Field("", description="Words to expect, with commas between them.")
     word_timestamps: bool = Field(False, description="Times of words, in json.")
     output: Literal["txt", "vtt", "srt", "tsv", "json"] = Field("txt", description="How it is written.")
+    diarize: bool = Field(False, description="Who speaks.")
+    min_speakers: int | None = Field(None, ge=1, le=20, description="With diarize: at least so many do.")
+    max_speakers: int | None = Field(None, ge=1, le=20, description="With diarize: at most so many do.")
 
 
 class NoFields(BaseModel):
@@ -116,6 +119,7 @@ async def asr(request: Request) -> Response:
         prompt=asked.initial_prompt,
         keywords=prompts.listed(asked.hotwords),
         words=asked.word_timestamps,
+        diarize=_diarize(asked),
         raw=None if asked.encode else _RAW,
     )
     serving = services(request)
@@ -157,12 +161,20 @@ ROUTES = [
 ]
 
 
+def _diarize(asked: Asked) -> Diarize | None:
+    if not asked.diarize:
+        return None
+    count = speaker_count(None, asked.min_speakers, asked.max_speakers)
+    return Diarize(speakers=count, names=True)
+
+
 @asynccontextmanager
 async def _uploaded(request: Request, listen: Listen) -> AsyncIterator[tuple[Spool, str]]:
     """The file and its name, once it is here; a request that cannot be done is refused before."""
     serving = services(request)
     limits = serving.config
     serving.readers.refuse_if_full()
+    serving.check_speakers(listen)
     if model := serving.choose(listen):
         transcribe.check(model, listen)
     async with spooled(limits.spool_folder, limits.max_upload) as spool:
@@ -181,10 +193,15 @@ def _remarks(transcript: Transcript, model: ModelInfo) -> dict[str, str]:
 
 def _written(transcript: Transcript, asked: Asked) -> Iterator[str]:
     if asked.output == "txt":
-        return (segment.text.strip() + "\n" for segment in transcript.segments)
+        return (_line(segment) for segment in transcript.segments)
     if asked.output == "json":
         return _json(transcript)
-    return formats.find(asked.output).write(transcript, Style())
+    return formats.find(asked.output).write(transcript, Style(speakers=asked.diarize))
+
+
+def _line(segment: Segment) -> str:
+    """As WhisperX writes it, who speaks included."""
+    return (f"[{segment.speaker}]: " if segment.speaker else "") + segment.text.strip() + "\n"
 
 
 def _json(transcript: Transcript) -> Iterator[str]:

@@ -23,7 +23,17 @@ from typing_extensions import TypedDict
 
 from server import config, deferred, errors, fields, formats, languages, prompts, sse, transcribe
 from server.config import KeepAlive
-from server.dialects import HEARING, Problem, document, notice, problem, refusals, services, v1
+from server.dialects import (
+    HEARING,
+    Problem,
+    document,
+    notice,
+    problem,
+    refusals,
+    services,
+    speaker_count,
+    v1,
+)
 from server.formats import diarized_json, verbose_json
 from server.formats import json as json_format
 from server.formats.diarized_json import DiarizedJson, DiarizedSegment
@@ -40,7 +50,6 @@ from server.types import (
     Listen,
     ModelInfo,
     Segment,
-    SpeakerCount,
     Started,
     Style,
     Task,
@@ -505,7 +514,7 @@ def _diarize(asked: Asked) -> Diarize | None:
     known = zip(asked.known_speaker_names, asked.known_speaker_references, strict=False)
     return Diarize(
         model=asked.diarize_model,
-        speakers=SpeakerCount(asked.num_speakers, asked.min_speakers, asked.max_speakers),
+        speakers=speaker_count(asked.num_speakers, asked.min_speakers, asked.max_speakers),
         embeddings="embeddings" in asked.include,
         known=tuple(KnownVoice(name, sample) for name, sample in known),
         threshold=asked.threshold,
@@ -515,7 +524,7 @@ def _diarize(asked: Asked) -> Diarize | None:
 
 def _check_known(asked: Asked) -> None:
     """What can be told only once all fields are here. Raises BadField."""
-    names, least, most = asked.known_speaker_names, asked.min_speakers, asked.max_speakers
+    names = asked.known_speaker_names
     if len(names) != len(asked.known_speaker_references):
         raise errors.BadField(
             f"known_speaker_references: {len(asked.known_speaker_references)} samples were sent for "
@@ -530,8 +539,6 @@ def _check_known(asked: Asked) -> None:
             "together; send one of both",
             "multichannel",
         )
-    if least and most and least > most:
-        raise errors.BadField("min_speakers: more than max_speakers", "min_speakers")
 
 
 def _job(asked: Asked, listen: Listen, model: ModelInfo | None, style: Style) -> JobRequest:

@@ -18,11 +18,11 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -35,7 +35,19 @@ from server.dialects import Open, Problem, notice, owner, public_base, sees, ser
 from server.openapi import Answer, Events, Fields, Raw, answer, closed, operation
 from server.services import Services
 from server.spool import Spool, on_disk, spooled
-from server.types import Activity, Event, Job, JobRequest, Listen, Segment, Style, Transcript
+from server.types import (
+    Activity,
+    Diarize,
+    Event,
+    Job,
+    JobRequest,
+    Listen,
+    Segment,
+    SpeakerCount,
+    Style,
+    Transcript,
+    Word,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,23 +99,19 @@ class Nemotron(Input):
         return JobRequest(listen, dialect="fal", app=app)
 
 
-def _alone(value: bool) -> bool:
-    if value:
-        raise ValueError("nobody here tells speakers apart")
-    return value
-
-
 class Whisper(Input):
     """The input of fal-ai/whisper."""
 
     task: Literal["transcribe", "translate"] = "transcribe"
     chunk_level: Literal["none", "segment", "word"] = "segment"
     prompt: str = ""
-    diarize: Annotated[bool, AfterValidator(_alone)] = False
+    diarize: bool = False
+    num_speakers: int | None = Field(None, ge=1, le=20)
 
     def request(self, app: str, model: str) -> JobRequest:
         words = self.chunk_level == "word"
-        listen = Listen(model, self.task, self.language, prompt=self.prompt, words=words)
+        who = Diarize(speakers=SpeakerCount(self.num_speakers), names=True) if self.diarize else None
+        listen = Listen(model, self.task, self.language, prompt=self.prompt, words=words, diarize=who)
         kind = "text" if self.chunk_level == "none" else "verbose_json"
         return JobRequest(listen, dialect="fal", app=app, response_format=kind, style=Style(words=words))
 
@@ -132,8 +140,10 @@ class Asked(Whisper, Nemotron):
     """Whisper's: what its `chunks` are."""
     prompt: str = ""
     """Whisper's: names and spellings to expect."""
-    diarize: Annotated[bool, AfterValidator(_alone)] = False
-    """Whisper's; refused where it is true."""
+    diarize: bool = False
+    """Whisper's: whether it is to be told who speaks."""
+    num_speakers: int | None = Field(None, ge=1, le=20)
+    """Whisper's: how many do, where that is known."""
 
 
 class Submitted(BaseModel):
@@ -197,6 +207,17 @@ class Chunk(TypedDict):
     timestamp: list[float]
     """Start and end in seconds."""
     text: str
+    speaker: NotRequired[str | None]
+    """Who says it, where that was asked."""
+
+
+@closed
+class DiarizationSegment(TypedDict):
+    """A stretch in which somebody is heard."""
+
+    timestamp: list[float]
+    """Start and end in seconds."""
+    speaker: str
 
 
 @closed
@@ -206,7 +227,8 @@ class WhisperOutput(TypedDict):
     text: str
     chunks: list[Chunk]
     inferred_languages: list[str]
-    diarization_segments: list[dict[str, object]]
+    diarization_segments: list[DiarizationSegment]
+    """Empty where nobody asked who speaks."""
 
 
 @closed
@@ -356,19 +378,25 @@ def output(request: JobRequest, transcript: Transcript) -> dict[str, object]:
         "text": transcript.text,
         "chunks": _chunks(request, transcript),
         "inferred_languages": [transcript.language] if transcript.language else [],
-        "diarization_segments": [],
+        "diarization_segments": _turns(transcript),
     }
+
+
+def _turns(transcript: Transcript) -> list[DiarizationSegment]:
+    turns = transcript.diarized.turns if transcript.diarized else ()
+    return [{"timestamp": [turn.start, turn.end], "speaker": turn.speaker} for turn in turns]
 
 
 def _chunks(request: JobRequest, transcript: Transcript) -> list[dict[str, object]]:
     if request.response_format == "text":
         return []
-    if request.style.words:
-        return [{"timestamp": [word.start, word.end], "text": word.text} for word in transcript.words]
-    return [
-        {"timestamp": [segment.start, segment.end], "text": segment.text.strip()}
-        for segment in transcript.segments
-    ]
+    said = transcript.words if request.style.words else transcript.segments
+    return [_chunk(one, told=transcript.diarized is not None) for one in said]
+
+
+def _chunk(said: Word | Segment, told: bool) -> dict[str, object]:
+    speaker = {"speaker": said.speaker} if told else {}
+    return {"timestamp": [said.start, said.end], "text": said.text.strip(), **speaker}
 
 
 def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
@@ -429,6 +457,7 @@ async def _asked(request: Request) -> AsyncGenerator[tuple[JobRequest, Spool | N
         async with _PARSERS:
             found, is_here = await asyncio.to_thread(_parsed, body.path, media.path)
         job = _checked(Whisper if _is_whisper(app) else Nemotron, found).request(app, limits.fal_apps[app])
+        serving.check_speakers(job.listen)
         if model := serving.choose(job.listen):
             transcribe.check(model, job.listen)
         url = "" if is_here else found["audio_url"]

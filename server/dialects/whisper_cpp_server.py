@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import NotRequired
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,7 +20,7 @@ from server import errors, fields, formats, languages, transcribe
 from server.dialects import HEARING, Admin, Open, document, notice, refusals, services, status, telling
 from server.openapi import Answer, Fields, Upload, answer, closed, operation
 from server.spool import Spool, spooled
-from server.types import Listen, Segment, Style, Transcript, Word
+from server.types import Diarize, Listen, Segment, Style, Transcript, Word
 
 _MEDIA_TYPES = {
     "text": "text/plain; charset=utf-8",
@@ -28,6 +28,8 @@ _MEDIA_TYPES = {
     "vtt": "text/vtt; charset=utf-8",
 }
 """By `response_format`; every other one is JSON there, and so here."""
+
+_TURN = " [SPEAKER_TURN]"
 
 _UNALIGNED = -1
 """What `t_dtw` is, there too, where no times were made by attention."""
@@ -51,16 +53,9 @@ class Asked(BaseModel):
     token_timestamps: bool | None = Field(None, description="Times of words, in verbose_json.")
     detect_language: bool = Field(False, description="Only that.")
     no_language_probabilities: bool = Field(False, description="In verbose_json: spares an encoder pass.")
-    diarize: bool = Field(False, description="Refused.")
-    tinydiarize: bool = Field(False, description="Refused.")
+    diarize: bool = Field(False, description="Who speaks.")
+    tinydiarize: bool = Field(False, description="Where somebody else begins to, of a model that hears it.")
     model: str = Field("", description="An id of /v1/models; absent: what /load chose, or the default model.")
-
-    @field_validator("diarize", "tinydiarize")
-    @classmethod
-    def _single(cls, wanted: bool) -> bool:
-        if wanted:
-            raise ValueError("this server cannot tell speakers apart here")
-        return wanted
 
     @property
     def has_word_times(self) -> bool:
@@ -114,6 +109,10 @@ class CppSegment(TypedDict):
     temperature: float | None
     avg_logprob: float | None
     no_speech_prob: float | None
+    speaker: NotRequired[str | None]
+    """Who says it, where that was asked."""
+    speaker_turn_next: NotRequired[bool]
+    """Whether somebody else speaks after it, where turns were asked for."""
 
 
 @closed
@@ -173,6 +172,7 @@ async def inference(request: Request) -> Response:
 
     def check(asked: Asked) -> None:
         listen = _listen(asked, loaded)
+        serving.check_speakers(listen)
         if model := serving.choose(listen):
             transcribe.check(model, listen)
 
@@ -251,6 +251,8 @@ def _listen(asked: Asked, loaded: str) -> Listen:
         prompt=asked.prompt,
         temperature=asked.temperature,
         words=asked.response_format == "verbose_json" or _style(asked).needs_words,
+        diarize=Diarize(names=True) if asked.diarize else None,
+        turns=asked.tinydiarize and not asked.diarize,
         start=start,
         end=start + asked.duration / 1000 if asked.duration else None,
     )
@@ -274,7 +276,20 @@ async def _only_language(request: Request, asked: Asked, listen: Listen, spool: 
 
 
 def _lines(transcript: Transcript) -> str:
-    return "".join(f"{segment.text}\n" for segment in transcript.segments)
+    """A line for each segment; who speaks, and where somebody else goes on, as whisper.cpp writes it."""
+    return "".join(
+        (f"({segment.speaker})" if segment.speaker else "")
+        + segment.text
+        + (_TURN if goes_on and not segment.speaker else "")
+        + "\n"
+        for segment, goes_on in _followed(transcript)
+    )
+
+
+def _followed(transcript: Transcript) -> Iterator[tuple[Segment, bool]]:
+    """Each segment, and whether somebody else goes on after it."""
+    turns = [bool(segment.turn) for segment in transcript.segments[1:]]
+    return zip(transcript.segments, [*turns, False], strict=False)
 
 
 def _text(transcript: Transcript, asked: Asked) -> Iterator[str]:
@@ -293,8 +308,13 @@ def _verbose(transcript: Transcript, asked: Asked, found: dict[str, float]) -> I
         **_languages(found),
     }
     yield msgspec.json.encode(head).decode()[:-1] + ',"segments":['
-    for index, segment in enumerate(transcript.segments):
-        yield "," * (index > 0) + msgspec.json.encode(_segment(segment, asked)).decode()
+    for index, (segment, goes_on) in enumerate(_followed(transcript)):
+        told = _segment(segment, asked)
+        if asked.diarize:
+            told["speaker"] = segment.speaker
+        elif asked.tinydiarize:
+            told["speaker_turn_next"] = goes_on
+        yield "," * (index > 0) + msgspec.json.encode(told).decode()
     yield "]}"
 
 

@@ -1,7 +1,9 @@
 """pyannote.audio: who spoke when. A model is a folder of `config.yaml`, `segmentation/` and `embedding/`.
 
-The layouts of community-1 (VBx clustering, with `plda/`) and of 3.1 (agglomerative, none). Checkpoints in
-such a folder are pickles, which run code when they are loaded: only those of trusted places come this far.
+The layouts of community-1 (VBx clustering, with `plda/`) and of 3.1 (agglomerative, none), whose
+configuration names two other repositories: those lie in `segmentation/` and `embedding/` too, or as folders
+of their own names beside the pipeline's. Checkpoints are pickles, which run code when they are loaded: only
+those of trusted places come this far.
 Sources: pyannote.audio 4.0.7, `pipelines/speaker_diarization.py`; Bredin 2023, "pyannote.audio 2.1 speaker
 diarization pipeline". What differs from the bare pipeline: the embedding network runs once for each chunk of
 10 s rather than for each of its speakers, with the same result, and clustering is bounded.
@@ -10,6 +12,7 @@ diarization pipeline". What differs from the bare pipeline: the embedding networ
 import logging
 import math
 import os
+import re
 import sys
 import types
 import warnings
@@ -28,6 +31,9 @@ from server.types import SAMPLE_RATE, Diarized, SpeakerCount, Turn
 Pcm = NDArray[np.float32]
 
 _PIPELINE = "pyannote.audio.pipelines.SpeakerDiarization"
+
+_REPOSITORY = re.compile(r"[\w.-]+/(\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
+"""How a configuration of the 3.1 layout names a part: a repository of the hub."""
 
 _BATCH = 4
 """Chunks at a time; on a CPU more make it no faster and take memory."""
@@ -180,13 +186,21 @@ def resolved(path: Path) -> dict[str, Any]:
     for part in ("segmentation", "embedding", "plda"):
         if part == "plda" and part not in params:
             continue
-        folder = path / part
+        folder = part_of(path, part, params.get(part))
         if not folder.is_dir():
             raise ModelBroken(f"{path.name} lacks its part {part}/")
         # As a value of its own it is never searched for names of other libraries.
-        params[part] = {"checkpoint": str(path), "subfolder": part}
+        params[part] = {"checkpoint": str(folder.parent), "subfolder": folder.name}
     kept = ("dependencies", "version", "pipeline", "params")
     return {key: config[key] for key in kept if key in config}
+
+
+def part_of(path: Path, part: str, named: object) -> Path:
+    """The folder of a pipeline's part: its own, else one beside it of the repository that is named for it."""
+    repository = _REPOSITORY.fullmatch(named) if isinstance(named, str) else None
+    if repository and not (path / part).is_dir():
+        return path.parent / repository[1]
+    return path / part
 
 
 def _no_plda() -> Any:

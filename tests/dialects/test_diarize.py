@@ -300,6 +300,43 @@ def _busy(http: httpx.Client) -> int:
     return int(found["talk"]["busy"])
 
 
+# Clients made for other servers -----------------------------------------------------------------------
+
+
+def test_whisper_asr_webservices_query_asks_who_speaks(http: httpx.Client) -> None:
+    def asr(**query: str) -> httpx.Response:
+        return http.post(
+            "/asr", params={"language": "en", **query}, files={"audio_file": ("a.wav", MEDIA)}
+        ).raise_for_status()
+
+    told = asr(output="json", diarize="true", min_speakers="1", max_speakers="3").json()
+    assert speakers_of_turns(told["segments"]) == ["SPEAKER_00", "SPEAKER_01"] * 3
+    one = asr(diarize="true", min_speakers="1", max_speakers="1").text
+    assert {line.split(": ")[0] for line in one.splitlines()} == {"[SPEAKER_00]"}
+    wrong = http.post("/asr", params={"diarize": "true", "min_speakers": "3", "max_speakers": "2"})
+    assert (wrong.status_code, wrong.text) == (400, "")
+    assert "min_speakers: more than" in wrong.headers["x-whisperd-error"]
+
+
+def test_whisper_cpps_server_tells_who_speaks(http: httpx.Client) -> None:
+    fields = {"diarize": "true", "language": "en", "response_format": "verbose_json"}
+    answer = http.post("/inference", files={"file": ("a.wav", MEDIA)}, data=fields).raise_for_status()
+    assert speakers_of_turns(answer.json()["segments"]) == ["SPEAKER_00", "SPEAKER_01"] * 3
+    assert answer.json()["text"].startswith("(SPEAKER_00) ")
+
+
+def test_fals_whisper_tells_who_speaks(http: httpx.Client) -> None:
+    audio = "data:audio/wav;base64," + base64.b64encode(MEDIA).decode()
+    body = {"audio_url": audio, "diarize": True, "num_speakers": 2, "language": "en"}
+    told = http.post("/fal/run/fal-ai/whisper", json=body).raise_for_status().json()
+    turns = [
+        {"start": turn["timestamp"][0], "end": turn["timestamp"][1], "speaker": turn["speaker"]}
+        for turn in told["diarization_segments"]
+    ]
+    assert speakers_of_turns(turns) == ["SPEAKER_00", "SPEAKER_01"] * 3
+    assert {chunk["speaker"] for chunk in told["chunks"]} == {"SPEAKER_00", "SPEAKER_01"}
+
+
 # A pipeline is a model --------------------------------------------------------------------------------
 
 
@@ -386,6 +423,17 @@ def test_turns_are_streamed_as_they_are_heard(turning: Server) -> None:
     early = [data["speaker_turn"] for name, data in found if name == "segment"]
     assert early == [False, True, False, True]
     assert [segment["speaker_turn"] for segment in found[-1][1]["segments"]] == early
+
+
+def test_whisper_cpps_server_tells_turns_too(turning: Server) -> None:
+    with turning.client() as http:
+        fields = {"tinydiarize": "true", "language": "en"}
+        told = http.post("/inference", files={"file": ("a.wav", wav(SAID))}, data=fields).raise_for_status()
+        ends = [line.endswith(" [SPEAKER_TURN]") for line in told.json()["text"].splitlines()]
+        assert ends == [True, False, True, False]
+        fields["response_format"] = "verbose_json"
+        told = http.post("/inference", files={"file": ("a.wav", wav(SAID))}, data=fields).raise_for_status()
+        assert [segment["speaker_turn_next"] for segment in told.json()["segments"]] == ends
 
 
 def test_what_turns_cannot_tell_needs_a_pipeline(turning: Server) -> None:

@@ -188,8 +188,8 @@ def test_it_says_whether_it_is_up(client: httpx.Client) -> None:
         (MEDIA, {"model": "nope"}, 404, "there is no model 'nope'"),
         (MEDIA, {"temperature": "hot"}, 400, "temperature: "),
         (MEDIA, {"offset_t": "-1"}, 400, "offset_t: "),
-        (MEDIA, {"diarize": "true"}, 400, "diarize: "),
-        (MEDIA, {"tinydiarize": "1"}, 400, "tinydiarize: "),
+        (MEDIA, {"diarize": "true"}, 404, "no pipeline is installed"),
+        (MEDIA, {"tinydiarize": "1"}, 400, "was not trained to hear where somebody else"),
     ],
 )
 def test_errors(
