@@ -3,15 +3,17 @@ lie on the hub.
 
 What stands in `catalogue.json` is from whisper.cpp's own list (ggml-org/whisper.cpp, models/README.md); sizes
 where it has none follow from the tensors' shapes. CTranslate2's folders are those that faster-whisper knows
-(SYSTRAN/faster-whisper, utils.py). At download time the hub's own sizes and hashes count.
+(SYSTRAN/faster-whisper, utils.py). Pipelines that tell speakers apart are pyannote's own, their sizes
+rounded. At download time the hub's own sizes and hashes count.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from server.ggml import LANGUAGES
 
@@ -59,6 +61,8 @@ class Entry:
     """For a model of several files, its kind (kinds.py); `path` is its folder then, "" for the repository."""
     revision: str = ""
     """The commit that is pulled; "" for the newest."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Folders of the model whose files lie in other repositories, each with its repository."""
 
 
 @cache
@@ -128,6 +132,7 @@ def _entry(
     capabilities: tuple[str, ...] | None = None,
     licence: str = "mit",
     memory: int = 0,
+    parts: Mapping[str, str] = MappingProxyType({}),
 ) -> Entry:
     """One row; what a Whisper model's name tells of it need not stand there."""
     id = id or path.removesuffix(".bin") or repo.partition("/")[2]
@@ -146,6 +151,7 @@ def _entry(
         memory=memory or _memory(id, size, kind),
         kind=kind,
         revision=revision,
+        parts=tuple(parts.items()),
     )
 
 

@@ -35,10 +35,10 @@ _EXTRA = (
 
 _HOW = (
     "no pipeline is installed that tells speakers apart. Accept the terms of "
-    "https://huggingface.co/pyannote/speaker-diarization-community-1, make a read token, and copy that "
-    "repository (hf download pyannote/speaker-diarization-community-1 --local-dir {folder}) "
-    "into a folder of its own among the models. Turns of speakers without names need no pipeline: "
-    "whisperd models pull small.en-tdrz"
+    "https://huggingface.co/pyannote/speaker-diarization-community-1, give this server a read token of that "
+    "account (HF_TOKEN) and the repository at a commit (trusted_repos), and pull it: whisperd models pull "
+    "speaker-diarization-community-1; or copy its folder here: whisperd models import FOLDER. Turns of "
+    "speakers without names need no pipeline: whisperd models pull small.en-tdrz"
 )
 
 
@@ -69,7 +69,7 @@ class Pipelines:
         check_extra()
         installed = self.installed()
         if not installed:
-            raise ModelNotFound(_HOW.format(folder=self.folder / "community-1"))
+            raise ModelNotFound(_HOW)
         if not name:
             whole = [model for model in installed if not model.broken] or list(installed)
             return _usable(max(whole, key=lambda model: model.created))

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial as partial_of
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -102,6 +102,8 @@ class _Wanted:
     """The file among others in that folder that means the model."""
     known: str = ""
     """The revision that the catalogue has it pinned to."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Folders of the model whose files lie in other repositories, each with its repository."""
 
     @property
     def what(self) -> str:
@@ -213,7 +215,8 @@ class Pulls:
         if not repo:
             entry = catalogue.find(path)
             if entry and entry.kind:
-                return self._several(entry.path, entry.repo, entry.id, entry.revision)
+                wanted = self._several(entry.path, entry.repo, entry.id, entry.revision)
+                return replace(wanted, parts=entry.parts)
             if entry is None and _REPO.fullmatch(path) and not path.endswith(".bin"):
                 return self._several("", path)
             path, repo = (entry.path, entry.repo) if entry else (self._models.bundled(path) or path, None)
@@ -398,14 +401,12 @@ class _Folder:
         self._trust = trust
         self._kind: Kind | None = None
         self._coming = Coming.of(self.home / wanted.name)
+        self._paths: dict[Found, str] = {}
+        """Where each file lies in the model."""
 
     def ask(self, source: Source) -> tuple[Found, ...]:
         wanted = self._wanted
-        there = {
-            found.path.removeprefix(wanted.path): found
-            for found in source.files(wanted.repo, wanted.revision)
-            if found.path.startswith(wanted.path + wanted.only)
-        }
+        there = self._there(source)
         known = kinds.of(there)
         if known is None:
             raise NotAModel(f"{wanted.what} is no model that can be run here: {_told(there)}")
@@ -414,10 +415,26 @@ class _Folder:
             raise NotAModel(f"{wanted.what} has files whose names cannot be used here")
         if kind.code:
             self._trust.check_code(wanted.what, wanted.repo, wanted.known)
+            for _, repo in wanted.parts:
+                self._trust.check_code(repo, repo)
         if self._kind is None:
             self._kind, self.home = kind, self._homes[kind.home]
             self._coming = Coming.of(self.home / wanted.name)
+        self._paths = {there[path]: path for path in taken}
         return tuple(there[path] for path in sorted(taken))
+
+    def _there(self, source: Source) -> dict[str, Found]:
+        """The files at the source, by their paths in the model."""
+        wanted = self._wanted
+        there = {
+            found.path.removeprefix(wanted.path): found
+            for found in source.files(wanted.repo, wanted.revision)
+            if found.path.startswith(wanted.path + wanted.only)
+        }
+        for part, repo in wanted.parts:
+            files = source.files(repo, self._trust.revision(repo))
+            there |= {f"{part}/{found.path}": found for found in files}
+        return there
 
     def lock(self) -> bool:
         return self._coming.lock()
@@ -433,7 +450,7 @@ class _Folder:
         return None if info is None or info.broken else info
 
     def parts(self, files: Sequence[Found]) -> Sequence[Partial]:
-        paths = [file.path.removeprefix(self._wanted.path) for file in files]
+        paths = [self._paths[file] for file in files]
         self._coming.only(paths)
         return [self._coming.part(path) for path in paths]
 
@@ -560,7 +577,7 @@ class _Download:
             try:
                 found = await _abandonable(lambda: self._goal.ask(self._source))
                 for file in found:
-                    self._trust.check(file.path, wanted.repo, file.revision, file.sha256, wanted.revision)
+                    self._check_pin(file, file.sha256)
                 return found
             except Broken as error:
                 if failures == _FIRST_TRIES:
@@ -697,10 +714,14 @@ class _Download:
                 f"{f' {found.sha256}' if found.sha256 else ''}; it has been removed"
             )
         try:
-            self._trust.check(found.path, found.repo, found.revision, part.sha256, self.wanted.revision)
+            self._check_pin(found, part.sha256)
         except ChecksumMismatch:
             part.discard()
             raise
+
+    def _check_pin(self, file: Found, sha256: str) -> None:
+        known = self.wanted.revision if file.repo == self.wanted.repo else ""
+        self._trust.check(file.path, file.repo, file.revision, sha256, known)
 
     def _installed(self, found: tuple[Found, ...]) -> ModelInfo:
         try:

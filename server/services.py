@@ -112,7 +112,8 @@ class Services:
             model = transcribe.choose(self.models, listen if self.pipelines.ready() else by_turns)
         except ModelNotFound:
             entry = catalogue.find(listen.model)
-            return by_turns if entry and "diarize" in entry.capabilities else listen
+            hears = entry and not entry.kind and "diarize" in entry.capabilities
+            return by_turns if hears else listen
         able = transcribe.hears_turns(model) and self.placement.tuning(model).engine != "ctranslate2"
         return by_turns if able else listen
 

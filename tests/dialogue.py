@@ -12,6 +12,26 @@ from tests.speech import SENTENCES, Pcm, say, silence
 PIPELINE = Path(__file__).parent / "fixtures" / "diarization"
 """A small real pipeline in the layout of community-1; it knows synthetic voices only, see its README.md."""
 
+AGGLOMERATIVE = """version: 3.1.0
+pipeline:
+  name: pyannote.audio.pipelines.SpeakerDiarization
+  params:
+    clustering: AgglomerativeClustering
+    embedding: pyannote/wespeaker-voxceleb-resnet34-LM
+    embedding_batch_size: 32
+    embedding_exclude_overlap: true
+    segmentation: pyannote/segmentation-3.0
+    segmentation_batch_size: 32
+params:
+  clustering:
+    method: centroid
+    min_cluster_size: 12
+    threshold: 0.7045654963945799
+  segmentation:
+    min_duration_off: 0.0
+"""
+"""The configuration of pyannote/speaker-diarization-3.1."""
+
 TWO = ("en-us", "en-us+f3")
 """Two voices that it tells apart."""
 

@@ -46,9 +46,15 @@ def test_entries() -> None:
     assert tiny.capabilities == ("translate", "words")
     assert entry("turbo").capabilities == ("words",), "it was not trained to translate"
     diarizes = [each.id for each in catalogue.entries() if "diarize" in each.capabilities]
-    assert diarizes == ["ggml-small.en-tdrz"]
+    pipelines = ["speaker-diarization-community-1", "speaker-diarization-3.1"]
+    assert diarizes == ["ggml-small.en-tdrz", *pipelines]
+    assert [each.id for each in catalogue.entries() if each.kind == "pyannote"] == pipelines
+    assert entry("pyannote/speaker-diarization-3.1").parts == (
+        ("segmentation", "pyannote/segmentation-3.0"),
+        ("embedding", "pyannote/wespeaker-voxceleb-resnet34-LM"),
+    )
     assert entry("small.en-tdrz").repo == "akashmjn/tinydiarize-whisper.cpp"
-    assert {each.licence for each in catalogue.entries()} == {"mit"}
+    assert {each.licence for each in catalogue.entries() if each.kind != "pyannote"} == {"mit"}
 
 
 def test_memory_needed() -> None:

@@ -15,7 +15,7 @@ from server.diarizers import Diarizers
 from server.errors import ModelBroken, TooShort
 from server.pipelines import Pipelines
 from server.types import SAMPLE_RATE, Diarized, ModelInfo, SpeakerCount, Turn
-from tests.dialogue import PIPELINE, Dialogue, dialogue
+from tests.dialogue import AGGLOMERATIVE, PIPELINE, Dialogue, dialogue
 from tests.speech import Pcm, silence
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -136,27 +136,6 @@ async def test_a_folder_that_is_no_pipeline_says_so(diarizers: Diarizers, tmp_pa
     other = ModelInfo("other", folder, size=0, created=0, engine="pyannote")
     with pytest.raises(ModelBroken, match="not a pipeline for speaker diarization"):
         await diarizers.load(other)
-
-
-AGGLOMERATIVE = """version: 3.1.0
-pipeline:
-  name: pyannote.audio.pipelines.SpeakerDiarization
-  params:
-    clustering: AgglomerativeClustering
-    embedding: pyannote/wespeaker-voxceleb-resnet34-LM
-    embedding_batch_size: 32
-    embedding_exclude_overlap: true
-    segmentation: pyannote/segmentation-3.0
-    segmentation_batch_size: 32
-params:
-  clustering:
-    method: centroid
-    min_cluster_size: 12
-    threshold: 0.7045654963945799
-  segmentation:
-    min_duration_off: 0.0
-"""
-"""The configuration of pyannote/speaker-diarization-3.1."""
 
 
 @pytest.mark.parametrize("places", ["inside", "beside"])

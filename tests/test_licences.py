@@ -43,12 +43,14 @@ def needs(requirement: Requirement) -> Iterator[Requirement]:
             yield needed
 
 
-def installed() -> dict[str, set[str]]:
-    """All that a plain install brings: each package's name, with the names of those that require it."""
+def installed(extra: str = "") -> dict[str, set[str]]:
+    """All that a plain install brings, or an extra: each package's name, with the names of those that require
+    it."""
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
     wanted: dict[str, set[str]] = defaultdict(set)
-    todo = [(Requirement(line), project["name"]) for line in project["dependencies"]]
+    todo = [(Requirement(line), project["name"]) for line in lines]
     seen = set()
     while todo:
         requirement, by = todo.pop()
@@ -93,6 +95,15 @@ def test_no_package_states_a_licence_of_the_gpl_family_but_those_that_the_page_t
     found = {name: licence for name, licence in licences.items() if re.search(r"\b[AL]?GPL|GNU", licence)}
     assert found == {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}
     assert "psycopg and psycopg-binary, which DBOS brings along" in PAGE
+
+
+def test_the_page_lists_what_telling_speakers_apart_brings() -> None:
+    listed = {name: licence for name, licence, _ in table("Telling speakers apart")}
+    brought = installed("diarize").keys() - PACKAGES.keys()
+    # torch has another build for CUDA, with packages of its own.
+    cuda = {name for name in brought if name.startswith("nvidia-") or name in ("triton", "cuda-bindings")}
+    assert listed.keys() >= brought - cuda
+    assert not [licence for licence in listed.values() if re.search(r"\b[AL]?GPL|GNU", licence)]
 
 
 def libraries_in_wheels() -> Iterator[tuple[str, str]]:
