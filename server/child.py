@@ -117,6 +117,8 @@ class Child(Generic[Incoming]):
 
     async def send(self, message: msgspec.Struct) -> None:
         """Hand a message over. A child that is gone is noticed by `receive`, not here."""
+        if self._writer.is_closing():
+            return  # uvloop raises an error of no kind in particular then
         body = msgspec.msgpack.encode(message)
         with contextlib.suppress(ConnectionError):
             self._writer.writelines((_LENGTH.pack(len(body)), body))

@@ -83,7 +83,7 @@ async def _sound(asked: Speak, settings: Config, url: str | None, key: str | Non
             yield made
         return
     async with services.starting(settings) as serving:
-        spoken = await serving.prepare(asked)
+        spoken = await serving.prepare(asked, None)
         async with aclosing(serving.speak(spoken)) as sound:
             yield spoken.voice.id, sound
 

@@ -154,6 +154,9 @@ class Config(BaseModel):
     voices: Folder | None = Field(
         None, description="Folder of voices; by default `voices` in the data folder."
     )
+    custom_voices: int = Field(
+        100, ge=0, description="Voices that each key may make of samples, and consents that it may keep."
+    )
     default_voice: str = Field(
         "", description="Voice of requests that name none; by default the best installed English one."
     )
@@ -300,6 +303,10 @@ class Config(BaseModel):
     log_format: logs.Format = Field(
         "text", description="Lines of the log: text, for people, or json, an object a line."
     )
+
+    @property
+    def custom_voice_folder(self) -> Path:
+        return self.data / "custom_voices"
 
     @property
     def model_folder(self) -> Path:

@@ -6,6 +6,7 @@ SpeechError
 │   ├── BadField
 │   │   └── BadUrl          an address that is not fetched, or does not answer
 │   ├── KeyReused           an idempotency key came with another request
+│   ├── ConsentInUse        there are voices that were made with it
 │   ├── UnsupportedLanguage
 │   ├── VoiceNotFound       no such voice here, or not in that language
 │   ├── CannotClone         no model here speaks in the voice of a sample
@@ -19,6 +20,7 @@ SpeechError
 │   ├── NotMedia            no container or codec that we decode
 │   ├── NoAudio             no audio in it, or not the track asked for
 │   ├── TooShort
+│   ├── TooLong             more sound than a sample may have
 │   └── Undecodable         the decoder died of it, twice
 ├── TooLarge                more bytes or more sound than this server takes
 ├── TooSlow                 the body came slower than this server waits for
@@ -34,6 +36,8 @@ SpeechError
 │   └── StorageFull         what this server keeps for clients has reached its size
 ├── NotFound                nothing here by that name
 │   ├── JobNotFound
+│   ├── CustomVoiceNotFound
+│   ├── ConsentNotFound
 │   └── FileNotFound
 ├── JobCancelled            there is no result, as somebody wanted none
 ├── NotWritable             the models' folder cannot be changed
@@ -74,6 +78,10 @@ class BadUrl(BadField):
 
 class KeyReused(BadRequest):
     """An idempotency key came again, with another request."""
+
+
+class ConsentInUse(BadRequest):
+    """There are voices that were made with this consent."""
 
 
 class UnsupportedLanguage(BadRequest):
@@ -120,7 +128,9 @@ class ForeignPage(Refused):
 
 
 class BadMedia(SpeechError):
-    """The media cannot be used."""
+    """The media cannot be used; `field` names what it was sent as."""
+
+    field = "file"
 
 
 class NotMedia(BadMedia):
@@ -133,6 +143,10 @@ class NoAudio(BadMedia):
 
 class TooShort(BadMedia):
     """Less sound than makes a word."""
+
+
+class TooLong(BadMedia):
+    """More sound than a sample of a voice may have."""
 
 
 class Undecodable(BadMedia):
@@ -206,6 +220,14 @@ class NotFound(SpeechError):
 
 class JobNotFound(NotFound):
     """No job of that id; it may have been removed, as results are kept for a while only."""
+
+
+class CustomVoiceNotFound(NotFound):
+    """No voice of that id was made here."""
+
+
+class ConsentNotFound(NotFound):
+    """No recording of somebody's consent of that id."""
 
 
 class FileNotFound(NotFound):

@@ -73,6 +73,8 @@ class Guard:
         if self._keys.needed:
             if door.scope is not None:
                 request.scope.setdefault("state", {})["key"] = self._known(request, door)
+            elif key := self._keys.find(_secrets(request)):
+                request.scope.setdefault("state", {})["key"] = key
             if not any(kind == "basic" for kind, _ in _authorizations(request)):
                 return
         for suspicion in self._suspicions(request, door):

@@ -129,17 +129,19 @@ class Block:
     start: float
     """Seconds on the media's axis at which its first sample lies."""
     pcm: Pcm
-    """float32 mono 16 kHz in [-1, 1], shape (n,), n > 0."""
+    """float32 mono in [-1, 1], shape (n,), n > 0."""
     channel: int | None = None
     """Which one it is of, counted from 0; None: all of them mixed."""
+    rate: int = SAMPLE_RATE
+    """Samples per second."""
 
     @property
     def end(self) -> float:
-        return self.start + len(self.pcm) / SAMPLE_RATE
+        return self.start + len(self.pcm) / self.rate
 
     def before(self, at: float) -> "Iterator[Block]":
         """What lies before that second, if anything does."""
-        pcm = self.pcm[: max(0, round((at - self.start) * SAMPLE_RATE))]
+        pcm = self.pcm[: max(0, round((at - self.start) * self.rate))]
         if len(pcm):
             yield replace(self, pcm=pcm)
 
@@ -151,6 +153,7 @@ def open_media(
     raw: RawSound | None = None,
     *,
     by_channel: bool = False,
+    rate: int = SAMPLE_RATE,
 ) -> "Media":
     """Opens media for one reading from front to back.
 
@@ -158,7 +161,7 @@ def open_media(
     wait for more than they decode. `audio_track` is a number counted from 0 among the audio tracks or a
     language tag ("en", "eng", "en-US"); without it the best track is taken: the default one, then that of
     most channels, then of the highest bit rate. With `by_channel` its channels are not mixed. `longest` is in
-    seconds. `raw`: the file has no header, and all of it is samples.
+    seconds. `raw`: the file has no header, and all of it is samples. `rate`: of the blocks, in Hz.
 
     Raises NotMedia, NoAudio, and TooLarge where the file itself says that it is longer than `longest`.
     Whatever `file` raises comes through.
@@ -167,7 +170,8 @@ def open_media(
     stated = None if raw else source.seconds()
     container = _open_raw(source, raw) if raw else _open(source)
     try:
-        return Media(source, container, _choose(container, audio_track), longest, stated, by_channel)
+        stream = _choose(container, audio_track)
+        return Media(source, container, stream, longest, stated, by_channel, rate)
     except BaseException:
         container.close()
         raise
@@ -186,7 +190,9 @@ class Media:
         longest: float,
         stated: float | None,
         by_channel: bool,
+        rate: int,
     ) -> None:
+        self._rate = rate
         self._source = source
         self._container = container
         self._stream = stream
@@ -245,7 +251,9 @@ class Media:
     def _stretches(self) -> "Iterator[tuple[Block, ...]]":
         """A block, or one of each channel, of the same stretch."""
         groups = _group(self._frames(), self._axis)
-        return _separated(groups) if self._by_channel else ((block,) for block in _resample(groups))
+        if self._by_channel:
+            return _separated(groups, self._rate)
+        return ((block,) for block in _resample(groups, self._rate))
 
     @property
     def end(self) -> MediaEnd:
@@ -295,10 +303,9 @@ class Media:
         short = self._is_short(max(at, self._others_to))
         if not self._samples and (short or self._damaged or self._broken):
             raise NotMedia("no sound could be decoded from the media: it is damaged or cut off")
-        if self._samples < SHORTEST * SAMPLE_RATE:
-            raise TooShort(
-                f"the media has {self._samples / SAMPLE_RATE:.2f} s of sound; at least {SHORTEST} s is needed"
-            )
+        seconds = self._samples / self._rate
+        if seconds < SHORTEST:
+            raise TooShort(f"the media has {seconds:.2f} s of sound; at least {SHORTEST} s is needed")
         self._end = MediaEnd(at, tuple(self._warnings(at, short)))
 
     def _fault(self) -> str | None:
@@ -670,19 +677,19 @@ def _shape(frame: AudioFrame) -> tuple[str, str, int, int]:
     return frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate
 
 
-def _resample(groups: Iterable[_Group]) -> Iterator[Block]:
+def _resample(groups: Iterable[_Group], rate: int) -> Iterator[Block]:
     resampler: _Resampler | None = None
     for group in groups:
         if resampler is None or group.apart or group.shape != resampler.shape:
             if resampler:
                 yield from resampler.drain()
-            resampler = _Resampler(group)
+            resampler = _Resampler(group, rate)
         yield from resampler.feed(group.frames)
     if resampler:
         yield from resampler.drain()
 
 
-def _separated(groups: Iterator[_Group]) -> Iterator[tuple[Block, ...]]:
+def _separated(groups: Iterator[_Group], rate: int) -> Iterator[tuple[Block, ...]]:
     """The blocks of each channel; a later change of their number repeats or leaves out the last ones."""
     first = next(groups, None)
     if first is None:
@@ -691,7 +698,7 @@ def _separated(groups: Iterator[_Group]) -> Iterator[tuple[Block, ...]]:
     if count > MIXED_CHANNELS:
         raise NotMedia(f"the media has {count} channels; at most {MIXED_CHANNELS} can be heard one by one")
     copies = tee(chain((first,), groups), count)
-    channels = (_resample(_only(channel, copy)) for channel, copy in enumerate(copies))
+    channels = (_resample(_only(channel, copy), rate) for channel, copy in enumerate(copies))
     for blocks in zip(*channels, strict=True):
         yield tuple(replace(block, channel=channel) for channel, block in enumerate(blocks))
 
@@ -715,14 +722,15 @@ def _mono(values: NDArray[np.float64], frame: AudioFrame) -> AudioFrame:
 
 
 class _Resampler:
-    """Turns sound of one shape without gaps into 16 kHz mono."""
+    """Turns sound of one shape without gaps into mono of one rate."""
 
-    def __init__(self, first: _Group) -> None:
+    def __init__(self, first: _Group, rate: int) -> None:
+        self._rate = rate
         self.shape = first.shape
         _refuse_absurd(first.shape[-1])
         self._start = first.start
         self._made = 0
-        self._graph, self._averages = _mixer(first.frames[0])
+        self._graph, self._averages = _mixer(first.frames[0], rate)
 
     def feed(self, frames: Iterable[AudioFrame]) -> Iterator[Block]:
         for frame in frames:
@@ -738,20 +746,20 @@ class _Resampler:
         parts = list(_pull(self._graph))
         if parts:
             pcm = _clean(np.concatenate(parts))
-            yield Block(self._start + self._made / SAMPLE_RATE, pcm)
+            yield Block(self._start + self._made / self._rate, pcm, rate=self._rate)
             self._made += len(pcm)
 
 
-def _mixer(frame: AudioFrame) -> tuple[Graph, bool]:
+def _mixer(frame: AudioFrame, rate: int) -> tuple[Graph, bool]:
     """A graph that mixes and resamples, and whether the channels are to be averaged before."""
     unknown = frame.layout.name.endswith("channels") and frame.layout.nb_channels > MIXED_CHANNELS
     with suppress(av.FFmpegError):
         if not unknown:
-            return _graph(frame), False
-    return _graph(_average(frame)), True
+            return _graph(frame, rate), False
+    return _graph(_average(frame), rate), True
 
 
-def _graph(frame: AudioFrame) -> Graph:
+def _graph(frame: AudioFrame, rate: int) -> Graph:
     graph = Graph()
     graph.link_nodes(
         graph.add(
@@ -763,7 +771,7 @@ def _graph(frame: AudioFrame) -> Graph:
         ),
         # Without this bound floats are mixed louder than they were: two equal channels by 3 dB.
         graph.add("aresample", rematrix_maxval="1.0"),
-        graph.add("aformat", sample_rates=str(SAMPLE_RATE), sample_fmts="flt", channel_layouts="mono"),
+        graph.add("aformat", sample_rates=str(rate), sample_fmts="flt", channel_layouts="mono"),
         graph.add("abuffersink"),
     )
     graph.configure()

@@ -75,6 +75,8 @@ class Open(msgspec.Struct, tag=True):
     channels: dict[int, tuple[float, float]] = {}
     """`resume_at` and `overlapped` of those channels that have had windows."""
     record: str | None = None
+    rate: int = 0
+    """Hz of what goes into that file as int16, without any windows; 0: beside the windows, as float32."""
 
 
 class Grown(msgspec.Struct, tag=True):
@@ -134,6 +136,8 @@ class Recording:
 
     path: Path
     """An empty file."""
+    rate: int = 0
+    """Hz, where the sound is wanted as int16 in that rate, and no windows of it; 0: beside the windows."""
     whole: asyncio.Event = field(default_factory=asyncio.Event)
     """Set as soon as all of it is there, mostly long before all windows have been taken."""
 
@@ -225,7 +229,8 @@ class Readers:
         order = Open(
             str(spool.path), 0, False, shape, self._longest, audio_track, raw, start, end, 0, 0.0, by_channel
         )
-        order.record = str(recording.path) if recording else None
+        if recording:
+            order.record, order.rate = str(recording.path), recording.rate
         async with self._place():
             deaths, introduced = 0, False
             while True:
@@ -477,7 +482,15 @@ def main() -> None:
     """A reader process: warm up, then read one stream after the other."""
     # Only here, in the child: the server's own process never loads a decoder.
     from server import media, windows
-    from server.recording import Recorder
+    from server.recording import Recorder, write
+
+    def take(order: Open, file: Growing) -> Iterator[FromReader]:
+        sound = cast(BinaryIO, file)
+        with media.open_media(sound, order.audio_track, order.longest, rate=order.rate) as opened:
+            yield Opened(opened.info)
+            write(opened.blocks(order.until), Path(order.record or ""))
+            yield Recorded()
+            yield Ended(opened.end)
 
     def read(order: Open, file: Growing) -> Iterator[FromReader]:
         cutters: dict[int | None, windows.Cutter] = {}
@@ -526,7 +539,7 @@ def main() -> None:
     while True:
         order, file = desk.next()
         with file:
-            for message in _orderly(read(order, file)):
+            for message in _orderly(take(order, file) if order.rate else read(order, file)):
                 parent.send(message)
 
 

@@ -63,6 +63,15 @@ class Recorder:
             self._written.put(error)
 
 
+def write(blocks: Iterator[Block], path: Path) -> None:
+    """Blocks of any one rate into a file of int16 samples, gaps between them as silence."""
+    with path.open("r+b") as file:
+        file.truncate()
+        for block in blocks:
+            file.seek(2 * max(0, round(block.start * block.rate)))
+            file.write(np.clip(block.pcm * 32768, -32768, 32767).astype("<i2").tobytes())
+
+
 def _place(start: float) -> int:
     """Byte of the file at which a second's first sample lies."""
     return _SAMPLE * max(0, round(start * SAMPLE_RATE))

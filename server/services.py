@@ -8,12 +8,24 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from server import catalogue, diarize, jobs, models, pipelines, speak, spool, transcribe
+from server import (
+    catalogue,
+    custom_voices,
+    diarize,
+    jobs,
+    models,
+    pipelines,
+    samples,
+    speak,
+    spool,
+    transcribe,
+)
 from server.config import Config
 from server.conversions import Conversions
+from server.custom_voices import Consent, CustomVoice, CustomVoices
 from server.diarizers import Diarizers
 from server.encoder import Encoder
-from server.errors import ModelNotFound, SpeechError, Starting
+from server.errors import CustomVoiceNotFound, ModelNotFound, SpeechError, Starting, VoiceNotFound
 from server.keys import Keys
 from server.memory import Loader, Memory, megabytes
 from server.metrics import Metrics
@@ -44,6 +56,7 @@ class Services:
     speakers: Speakers
     encoder: Encoder
     phrases: Phrases
+    custom: CustomVoices
     pipelines: pipelines.Pipelines
     diarizers: Diarizers
     jobs: jobs.Jobs
@@ -190,9 +203,34 @@ class Services:
                 pass
         return await transcribe.detect(listen, media, self.models, self.readers, self.memory, self.runner)
 
-    async def prepare(self, speak_this: Speak) -> speak.Spoken:
-        """A text with its voice, ready to be spoken; see speak.py."""
-        return await speak.prepare(speak_this, self.voices)
+    async def prepare(self, speak_this: Speak, asker: str | None) -> speak.Spoken:
+        """A text with its voice, ready to be spoken; see speak.py.
+
+        `asker`: whose custom voices it may be, by the name of his key; None: everybody's.
+        """
+        if not speak_this.voice.startswith(custom_voices.PREFIX):
+            return await speak.prepare(speak_this, self.voices)
+        try:
+            custom = self.custom.voice(speak_this.voice, asker)
+        except CustomVoiceNotFound as error:
+            raise VoiceNotFound(str(error), "voice") from error
+        language = speak_this.language or custom.language
+        sample = self.custom.sample(custom)
+        spoken = await speak.prepare(
+            replace(speak_this, voice="", language=language, sample=sample), self.voices
+        )
+        spoken.voice = replace(spoken.voice, id=custom.id, title=custom.name)
+        return spoken
+
+    async def make_voice(self, name: str, consent: Consent, media: Spool, owner: str) -> CustomVoice:
+        """A voice of a sample, tried once. Raises CannotClone, BadMedia, StorageFull, and as `speak`."""
+        model = speak.model_of(self.voices.cloner(language=consent.language))
+        async with spool.spooled(self.config.spool_folder) as decoded:
+            sample = await samples.take(media, decoded.path, self.readers)
+            with self.custom.making(name, consent, sample, owner) as (voice, kept):
+                async with self.memory.using(model):
+                    await self.speakers.clone(model, kept)
+        return voice
 
     def speak(self, spoken: speak.Spoken) -> AsyncGenerator[bytes]:
         """The sound of a prepared text in its format; see speak.py."""
@@ -240,6 +278,7 @@ async def starting(config: Config) -> AsyncIterator[Services]:
     """The services at once, for who warms them up himself. They work before that, only slower."""
     spool.sweep(config.spool_folder)
     services = _made(config)
+    services.custom.sweep()
     try:
         async with _digesting(services):
             yield services
@@ -311,6 +350,7 @@ def _made(config: Config) -> Services:
         speakers=speakers,
         encoder=Encoder(empty),
         phrases=Phrases(config.phrase_folder, config.speech_cache),
+        custom=CustomVoices(config.custom_voice_folder, config.custom_voices),
         pipelines=pipelines.Pipelines(config.model_folder),
         diarizers=diarizers,
         jobs=jobs.Jobs(config, runner.slots, metrics.job_ended, metrics.webhook),

@@ -6,7 +6,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -56,7 +56,8 @@ class Spoken:
 async def prepare(speak: Speak, voices: Voices) -> Spoken:
     """Find the voice and make the text ready. Raises VoiceNotFound and BadField, TextTooLong among them."""
     if speak.sample:
-        voice = voices.like(speak.sample, speak.voice, speak.language, speak.engine)
+        model = voices.cloner(speak.voice, speak.language, speak.engine)
+        voice = replace(model, sample=speak.sample)
     else:
         voice = voices.find(speak.voice, speak.language, speak.engine)
     words = dictionary.parse(speak.dictionary)

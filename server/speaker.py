@@ -24,7 +24,7 @@ from server import engines, errors, logs
 from server.child import Child, ChildGone, Parent
 from server.lanes import Lanes
 from server.runners import Residence
-from server.types import ModelInfo, Piece, Sample
+from server.types import CLONING_RATE, ModelInfo, Piece, Sample
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +156,12 @@ class Speakers(Lanes["_Lane"]):
             self._ending.add(making)
             making.add_done_callback(self._ended)
             await asyncio.wait({making})
+
+    async def clone(self, model: ModelInfo, sample: Sample) -> None:
+        """Have the model take on a voice, without a word. Raises as `say`."""
+        async with aclosing(self.say(model, "", CLONING_RATE, (Piece(""),), sample)) as nothing:
+            async for _ in nothing:
+                pass
 
     def _ended(self, making: asyncio.Task[None]) -> None:
         self._ending.discard(making)

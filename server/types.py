@@ -414,16 +414,16 @@ CLONING_RATE = 24_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Somebody's speech, whose voice is to be spoken in."""
+    """Somebody's speech, whose voice is to be spoken in. Processes hand it on, so its paths are texts."""
 
-    path: Path
+    path: str
     """A file of int16 little-endian mono samples at CLONING_RATE."""
     sha256: str
     """Of that file, in hex."""
     quality: int = 20
     """1 to 40, as NVIDIA's NIM counts it; from 30 on an engine takes longer for a better likeness."""
-    kept: Path | None = None
-    """A folder in which an engine may keep what it made of the sample; None: it is wanted but once."""
+    kept: str = ""
+    """A folder in which an engine may keep what it made of the sample; empty: it is wanted but once."""
 
 
 @dataclass(frozen=True, slots=True)

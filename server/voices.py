@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server import engines
 from server.errors import CannotClone, VoiceNotFound
-from server.types import Sample, Voice
+from server.types import Voice
 
 PREFERRED = ("piper", "kokoro", "pocket", "espeak")
 """Engines from the one that speaks first, where a client names no voice and a language has several."""
@@ -107,8 +107,8 @@ class Voices:
             raise VoiceNotFound(f"there is no voice {name[:80]!a}{where}", "voice")
         return found
 
-    def like(self, sample: Sample, name: str = "", language: str = "", engine: str = "") -> Voice:
-        """The voice of a sample, by the best model that can clone it.
+    def cloner(self, name: str = "", language: str = "", engine: str = "") -> Voice:
+        """The best model that can speak in the voice of a sample, as a voice that has none yet.
 
         `name`: a voice whose model it is to be; names that stand for none leave the choice to the language.
         Raises CannotClone and VoiceNotFound.
@@ -119,14 +119,18 @@ class Voices:
             raise CannotClone(_NO_CLONER)
         wanted = self._meant.get(name.lower(), name).lower()
         if wanted in ("", "default", *OPENAI) or wanted.startswith("magpie-"):
-            voice = _best(fitting, language or _FALLBACK)[0]
+            near = _nearest(fitting, (language or _FALLBACK).lower().replace("_", "-"))
+            if not near:
+                spoken = ", ".join(dict.fromkeys(voice.locale for voice in fitting))
+                raise CannotClone(f"samples can be spoken like in {spoken} here, not in {language[:40]!a}")
+            voice = near[0]
         else:
             named = self.find(name, language, engine)
             clones = [voice for voice in fitting if voice.model == named.model]
             if not clones:
                 raise CannotClone(f"the model of the voice {named.id} cannot speak in the voice of a sample")
             voice = clones[0]
-        return replace(voice, sample=sample)
+        return voice
 
 
 def files(voice: Voice) -> tuple[Path, ...]:

@@ -69,6 +69,9 @@ class Door:
         return (self.socket_refusal if is_socket else self.refusal)(error)
 
 
+_NOBODY = "-"
+"""Whose name no key can have: where doors are open, keys may be wanted all the same."""
+
 _STATUS: dict[type[errors.SpeechError], int] = {
     errors.SpeechError: 500,
     errors.BadRequest: 400,
@@ -104,6 +107,7 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.NotMedia: "invalid_media",
     errors.NoAudio: "no_audio",
     errors.TooShort: "audio_too_short",
+    errors.TooLong: "audio_too_long",
     errors.Undecodable: "undecodable_media",
     errors.TooLarge: "too_large",
     errors.TooSlow: "upload_too_slow",
@@ -122,6 +126,9 @@ _CODES: dict[type[errors.SpeechError], str] = {
     errors.KeyReused: "idempotency_key_reused",
     errors.JobNotFound: "job_not_found",
     errors.FileNotFound: "file_not_found",
+    errors.CustomVoiceNotFound: "voice_not_found",
+    errors.ConsentNotFound: "consent_not_found",
+    errors.ConsentInUse: "consent_in_use",
     errors.JobCancelled: "job_cancelled",
     errors.HubUnreachable: "hub_unreachable",
     errors.Gated: "gated",
@@ -203,9 +210,11 @@ def may_keep(request: Request) -> bool:
 
 
 def sees(request: Request) -> str | None:
-    """Whose jobs the asker may see: his own; None: everybody's."""
+    """Whose jobs, or voices, the asker may see: his own; None: everybody's."""
     key: Key | None = getattr(request.state, "key", None)
-    return None if key is None or key.may("admin") else key.name
+    if key is None:
+        return _NOBODY if services(request).keys.needed else None
+    return None if key.may("admin") else key.name
 
 
 def services(request: Request) -> Services:
@@ -318,7 +327,7 @@ def problem(error: errors.SpeechError) -> dict[str, object]:
     return body(
         status(error),
         str(error),
-        param="file" if isinstance(error, errors.BadMedia) else getattr(error, "field", None),
+        param=getattr(error, "field", None),
         code=next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None),
         missing=isinstance(error, errors.MissingField),
     )

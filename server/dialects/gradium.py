@@ -17,7 +17,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, sse, transcribe
-from server.dialects import may_keep, notice, services, telling
+from server.dialects import may_keep, notice, sees, services, telling
 from server.openapi import Answer, Fields, Lines, Raw, closed, operation
 from server.spool import spooled
 from server.types import Audio, Done, Event, Listen, ModelInfo, RawSound, Segment, Speak
@@ -234,7 +234,8 @@ async def speech(request: Request) -> Response:
             sample_rate=rate,
             longest=limits.max_text,
             keep=may_keep(request),
-        )
+        ),
+        sees(request),
     )
     async with AsyncExitStack() as stack:
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))

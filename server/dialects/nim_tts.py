@@ -5,6 +5,7 @@ nim_asr.py, for both NIMs have the same.
 """
 
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
@@ -12,19 +13,24 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import fields, sse
-from server.dialects import SPEAKING, may_keep, refusals, services, v1
-from server.errors import BadField, BadRequest, MissingField, TextTooLong, VoiceNotFound
+from server import fields, samples, sse
+from server.dialects import SPEAKING, may_keep, refusals, sees, services, v1
+from server.errors import BadField, BadMedia, BadRequest, MissingField, TextTooLong, VoiceNotFound
 from server.openapi import Answer, Upload, answer, closed, operation
+from server.services import Services
 from server.speak import SAMPLE_RATES, Spoken, wav_header
-from server.spool import spooled
-from server.types import Audio, Speak
+from server.spool import Spool, spooled
+from server.types import Audio, Sample, Speak
 
 LONGEST = 2000
 """Characters of a text when it is written out."""
 
 _ENCODING = "LINEAR_PCM"
 _QUALITIES = range(1, 41)
+
+_PROMPT = "audio_prompt"
+_LARGEST_PROMPT = 32 << 20
+"""Bytes; far above half a minute of what anybody records."""
 
 _NO_VOICE = (
     "Model is not available on server: Voice {voice} for language {language} not found. "
@@ -47,8 +53,8 @@ class Asked(BaseModel):
     sample_rate_hz: int = Field(22_050, description="Hz of the answer, 8,000 to 48,000.")
     encoding: str = Field(_ENCODING, description="LINEAR_PCM.")
     custom_dictionary: str = Field("", description="Words and their sounds in IPA: `word  ipa, word  ipa`.")
-    audio_prompt_transcript: str = Field("", description="Taken and not needed.")
-    prompt_quality: int = Field(20, description="1 to 40.")
+    audio_prompt_transcript: str = Field("", description="What audio_prompt says; not needed.")
+    prompt_quality: int = Field(20, description="1 to 40: how much is done for a likeness.")
 
 
 @closed
@@ -58,7 +64,7 @@ class VoiceNames(TypedDict):
     voices: list[str]
 
 
-_BODY = Upload(Asked, "audio_prompt", "a recording to clone; refused, as no voice here can", needed=False)
+_BODY = Upload(Asked, _PROMPT, "a recording of 3 to 30 s whose voice is to be spoken in", needed=False)
 
 
 @operation(
@@ -85,8 +91,9 @@ async def list_voices(request: Request) -> Response:
 async def synthesize(request: Request) -> Response:
     """A whole WAV file."""
     serving = services(request)
-    spoken = await _prepared(request, "pcm")
-    async with aclosing(serving.speak(spoken)) as sound:
+    async with AsyncExitStack() as stack:
+        spoken = await _prepared(request, "pcm", stack)
+        sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         pcm = b"".join([data async for data in sound])
     return Response(wav_header(spoken.sample_rate, len(pcm)) + pcm, media_type="audio/wav")
 
@@ -101,8 +108,8 @@ async def synthesize(request: Request) -> Response:
 async def synthesize_online(request: Request) -> Response:
     """Raw samples, as they are made; without a content type, as NVIDIA's."""
     serving = services(request)
-    spoken = await _prepared(request, "pcm")
     async with AsyncExitStack() as stack:
+        spoken = await _prepared(request, "pcm", stack)
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         return sse.Held(StreamingResponse(await sse.begun(sound)), stack.pop_all())
 
@@ -114,10 +121,10 @@ ROUTES = [
 ]
 
 
-async def _prepared(request: Request, format: Audio) -> Spoken:
-    """The text with its voice, ready. Raises BadRequest in NVIDIA's words."""
+async def _prepared(request: Request, format: Audio, stack: AsyncExitStack) -> Spoken:
+    """The text with its voice, ready; `stack`: for how long. Raises BadRequest in NVIDIA's words."""
     serving = services(request)
-    asked = await _read(request)
+    asked, prompt = await _read(request, stack)
     speak = Speak(
         text=asked.text,
         voice=asked.voice,
@@ -129,7 +136,9 @@ async def _prepared(request: Request, format: Audio) -> Spoken:
         keep=may_keep(request),
     )
     try:
-        return await serving.prepare(speak)
+        if prompt:
+            speak = replace(speak, sample=await _sample(asked, prompt, serving, stack))
+        return await serving.prepare(speak, sees(request))
     except VoiceNotFound as error:
         raise VoiceNotFound(
             _NO_VOICE.format(voice=asked.voice[:200], language=asked.language[:40]), "voice"
@@ -138,17 +147,26 @@ async def _prepared(request: Request, format: Audio) -> Spoken:
         raise BadField(_TOO_LONG.format(size=error.size, most=error.most), "text") from error
 
 
-async def _read(request: Request) -> Asked:
+async def _sample(asked: Asked, prompt: Spool, serving: Services, stack: AsyncExitStack) -> Sample:
+    """The recording as a sample. Raises CannotClone, and BadField in words like NVIDIA's."""
+    serving.voices.cloner(asked.voice, asked.language)
+    decoded = await stack.enter_async_context(spooled(serving.config.spool_folder))
+    try:
+        return await samples.take(prompt, decoded.path, serving.readers, asked.prompt_quality)
+    except BadMedia as error:
+        raise BadField(f"Bad Request, invalid audio_prompt: {error}", _PROMPT) from error
+
+
+async def _read(request: Request, stack: AsyncExitStack) -> tuple[Asked, Spool | None]:
+    """The fields, and the recording of a voice where one was sent."""
     limits = services(request).config
     pace = {"grace": limits.upload_grace, "rate": limits.upload_rate}
     if not request.headers.get("content-type", "").startswith("multipart/"):
-        return _checked(await fields.small(request, Asked, **pace))
-    async with spooled(limits.spool_folder, limits.max_upload) as spool:
-        form = fields.Form(Asked(), spool, lambda asked: None, "audio_prompt", file_needed=False)
-        asked = _checked(await form.read(request, largest=limits.max_upload, **pace))
-        if form.has_file:
-            raise BadField("audio_prompt: no installed voice can be cloned from a recording", "audio_prompt")
-    return asked
+        return _checked(await fields.small(request, Asked, **pace)), None
+    spool = await stack.enter_async_context(spooled(limits.spool_folder, _LARGEST_PROMPT))
+    form = fields.Form(Asked(), spool, lambda asked: None, _PROMPT, file_needed=False)
+    asked = _checked(await form.read(request, largest=_LARGEST_PROMPT, **pace))
+    return asked, spool if form.has_file else None
 
 
 def _checked(asked: Asked) -> Asked:

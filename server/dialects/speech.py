@@ -1,5 +1,6 @@
 """/v1/audio/speech: text to speech as OpenAI's clients ask for it, and the lists that some of them read."""
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from server import errors, fields, sse
-from server.dialects import SPEAKING, Open, Problem, may_keep, problem, refusals, services, v1
+from server.dialects import SPEAKING, Open, Problem, may_keep, problem, refusals, sees, services, v1
 from server.errors import MissingField, ModelNotFound
 from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.speak import Spoken
@@ -168,7 +169,8 @@ async def speech(request: Request) -> Response:
             sample_rate=SAMPLE_RATE,
             longest=limits.max_text,
             keep=may_keep(request),
-        )
+        ),
+        sees(request),
     )
     async with AsyncExitStack() as stack:
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
@@ -213,11 +215,14 @@ def _usage(spoken: Spoken) -> Usage:
 @operation("The voices", answers={200: answer("what `voice` may be", NamedVoices)}, refusals=refusals())
 @v1
 async def voices(request: Request) -> Response:
-    """The voices, OpenAI's names for them first."""
-    installed = services(request).voices.installed()
+    """The voices, OpenAI's names for them first, then those that the asker made."""
+    serving = services(request)
+    installed = serving.voices.installed()
     named = [{"id": name, "name": name} for name in OPENAI] if installed else []
+    custom = await asyncio.to_thread(serving.custom.voices, sees(request))
+    made = [{"id": voice.id, "name": voice.name, "language": voice.language} for voice in custom]
     own = [{"id": voice.id, "name": voice.title, "language": voice.locale} for voice in installed]
-    return JSONResponse({"voices": named + own})
+    return JSONResponse({"voices": named + made + own})
 
 
 @operation("What speaks", answers={200: answer("what `model` may be", NamedModels)}, refusals=refusals())

@@ -232,7 +232,7 @@ class Speaker:
         name = f"{sample.sha256}-{sample.quality}"
         self._steps[name] = 2 if sample.quality >= 30 else 1
         if name not in self._states:
-            kept = sample.kept / f"{self._identity()}.safetensors" if sample.kept else None
+            kept = Path(sample.kept) / f"{self._identity()}.safetensors" if sample.kept else None
             self._keep(name, self._restored(kept) or self._encoded(sample, kept, stop))
         return name
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.serving import Server
-from tests.speech import SENTENCES, wav
+from tests.speech import SENTENCES
 
 SAID = "Deploy and run speech synthesis with NVIDIA TTS NIM."
 
@@ -284,13 +284,3 @@ def test_nothing_at_all_is_an_empty_text(client: httpx.Client) -> None:
 
 def test_two_thousand_characters_are_not_too_many(client: httpx.Client) -> None:
     assert ask(client, text="a " * 999 + "b.").status_code == 200
-
-
-def test_a_recording_to_clone_is_refused_where_no_voice_clones(client: httpx.Client) -> None:
-    answer = client.post(
-        "/v1/audio/synthesize",
-        data={"text": SAID, "language": "en-US"},
-        files={"audio_prompt": ("sample_audio_prompt.wav", wav(np.zeros(48_000, np.float32)))},
-    )
-    assert answer.status_code == 400
-    assert "audio_prompt" in answer.json()["detail"]
