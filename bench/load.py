@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,9 +33,6 @@ PATH = "/v1/audio/transcriptions"
 
 KINDS = ("clip", "stream", "clip", "speech", "clip", "job", "clip", "stream", "clip", "film")
 """What the clients of ten numbers do."""
-
-_PING = 0.02
-"""Seconds between two pings."""
 
 _RUNS_OUT = 30
 """Seconds that the last requests of a level have to end."""
@@ -143,26 +139,6 @@ class Client(locust.HttpUser):
         print(f"client {self.number} ({self.kind}): {text!r} instead of {self.words!r}", file=sys.stderr)
 
 
-def pinging(url: str) -> Iterator[None]:
-    """`python -m bench.load ping URL`: pings until its input ends, then prints what each took, in ms."""
-    import http.client
-    import threading
-
-    done = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
-    host = url.removeprefix("http://")
-    took = []
-    connection = http.client.HTTPConnection(host, timeout=60)
-    while not done.is_set():
-        began = time.perf_counter()
-        connection.request("GET", "/v1/ping")
-        connection.getresponse().read()
-        took.append((time.perf_counter() - began) * 1000)
-        time.sleep(_PING)
-    print(json.dumps(took))
-    yield
-
-
 def level(server: Server, clients: int, seconds: float, seed: int) -> dict[str, object]:
     """What happened at one level."""
     triples: list[tuple[str, ...]] = list(itertools.permutations(SENTENCES, 3))
@@ -170,7 +146,7 @@ def level(server: Server, clients: int, seconds: float, seed: int) -> dict[str, 
     Client.sentences, Client.seen, Client.waited = triples, Counter(), []
     Client.numbers, Client.slowest_refusal = itertools.count(), 0.0
     ping = subprocess.Popen(
-        [sys.executable, "-m", "bench.load", "ping", server.url],
+        [sys.executable, "-m", "bench.ping", server.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -325,7 +301,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["ping"]:
-        next(pinging(sys.argv[2]))
-    else:
-        main()
+    main()

@@ -15,6 +15,7 @@ from server import dialects, errors, logs, naming
 from server.counting import Counting
 from server.guard import Guard
 from server.hangup import Hangup
+from server.headers import SAFE, Safe
 from server.limits import Limits
 from server.naming import Naming
 from server.services import Services
@@ -38,6 +39,7 @@ def build(services: Services) -> Starlette:
         routes=dialects.routes(),
         middleware=[
             Middleware(Naming),
+            Middleware(Safe),
             Middleware(Counting, metrics=services.metrics),
             Middleware(Hangup),
             Middleware(
@@ -68,5 +70,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     """Our own mistake; what it was goes into the log, not to the client."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    headers = {naming.HEADER: logs.REQUEST.get()}  # this is sent from outside of all middleware
+    headers = {**SAFE, naming.HEADER: logs.REQUEST.get()}  # this is sent from outside of all middleware
     return JSONResponse(dialects.body(500, "the server failed; its log says why"), 500, headers)

@@ -231,6 +231,34 @@ async def test_a_websocket_of_a_foreign_host_is_closed_before_it_opens() -> None
 # In the whole server ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/v1/ping", False),
+        ("/v1/models", False),
+        ("/nowhere", False),
+        ("/openapi.json", False),
+        ("/docs", True),
+    ],
+)
+def test_browsers_are_told_to_run_and_frame_nothing(client: httpx.Client, path: str, page: bool) -> None:
+    answer = client.get(path, headers={"Origin": "https://elsewhere.example"})
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    policy = answer.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert ("default-src 'self'" if page else "default-src 'none'") in policy
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_no_page_of_another_site_is_let_in_beforehand(client: httpx.Client) -> None:
+    """What browsers ask before they send another site's request (CORS)."""
+    asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options(AUDIO, headers=asked)
+    assert answer.status_code in (403, 405)
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 def test_the_server_is_guarded(server: Server, client: httpx.Client) -> None:
     refused = client.delete("/v1/models/ggml-demo", headers={"origin": "https://evil.example"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_page")

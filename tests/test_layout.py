@@ -45,7 +45,7 @@ FLOORS = (
     ("services",),
     ("fields", "sse", "dialects", "deferred"),
     ("limits",),
-    ("guard", "hangup", "counting", "naming"),
+    ("guard", "hangup", "counting", "naming", "headers"),
     ("app", "client", "terminal"),
     ("serve",),
     ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs", "cli_speak"),
@@ -54,7 +54,19 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of its own folder and of lower floors only."""
 
-EDGE = {"dialects", "fields", "sse", "deferred", "guard", "counting", "naming", "hangup", "app", "serve"}
+EDGE = {
+    "dialects",
+    "fields",
+    "sse",
+    "deferred",
+    "guard",
+    "counting",
+    "naming",
+    "headers",
+    "hangup",
+    "app",
+    "serve",
+}
 """Rooms that may name Starlette or uvicorn."""
 
 HTTP = {"starlette", "uvicorn", "sse_starlette", "python_multipart"}
