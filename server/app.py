@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 _WRONG_METHOD = 405
 
+_SHOWN = 200
+"""Characters of a path that nobody has."""
+
 
 def build(services: Services) -> Starlette:
     """The application over running services."""
@@ -57,7 +60,7 @@ def build(services: Services) -> Starlette:
 async def _refused(request: Request, error: Exception) -> Response:
     """No such path or method; the second is told as the path's dialect tells its errors."""
     assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
+    message = f"{request.method} {request.url.path[:_SHOWN]}: {error.detail}"
     if error.status_code != _WRONG_METHOD:
         return JSONResponse(dialects.body(error.status_code, message), error.status_code)
     told = dialects.door(request.scope).refuse(errors.WrongMethod(message), request.scope)

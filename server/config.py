@@ -238,7 +238,8 @@ class Config(BaseModel):
     max_upload: ByteSize = Field(ByteSize(10**10), description="Largest body of a request.")
     max_duration: Seconds = Field(12 * 3600.0, description="Longest sound of one media.")
     upload_grace: Seconds = Field(
-        30.0, description="Time after which a body that comes slower than upload_rate is refused."
+        30.0,
+        description="Time after which half a header, or a body slower than upload_rate, is refused.",
     )
     upload_rate: ByteSize = Field(ByteSize(1000), description="Slowest body, in bytes per second.")
     jobs_at_once: int = Field(

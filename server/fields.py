@@ -133,8 +133,14 @@ class Form(Generic[Asked]):
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != _FORM or b"boundary" not in options:
             raise BadRequest("the body must be multipart/form-data with a file in it")
+        try:
+            return self._parts_parser(options[b"boundary"])
+        except FormParserError as error:
+            raise BadRequest(f"the multipart form is malformed: {error}") from error
+
+    def _parts_parser(self, boundary: bytes) -> MultipartParser:
         return MultipartParser(
-            options[b"boundary"],
+            boundary,
             {
                 "on_part_begin": self._begin,
                 "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),

@@ -79,6 +79,8 @@ _MOST_CHUNKS = 64
 _MOST_BLOCKS = 2**20
 _LARGEST = 2**37
 """Bytes beyond which a chunk's size of 64 bits is one that programs write before they know it."""
+_FARTHEST = 2**43
+"""Bytes of the largest file that there can be: systems refuse to look beyond."""
 _W64 = bytes.fromhex("72696666 2e91cf11 a5d628db 04c10000")
 _W64_FMT, _W64_DATA = (name + bytes.fromhex("f3acd311 8cd100c0 4f8edb8a") for name in (b"fmt ", b"data"))
 _OGG_PAGE = 27 + 255 + 255 * 255
@@ -469,7 +471,7 @@ class _Source:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # A file that still grows has no end, and durations guessed from a size are not the file's own.
-        return -1 if whence == 2 or offset < 0 else self._file.seek(offset, whence)
+        return -1 if whence == 2 or not 0 <= offset < _FARTHEST else self._file.seek(offset, whence)
 
     def tell(self) -> int:
         return self._file.tell()

@@ -46,7 +46,7 @@ FLOORS = (
     ("fields", "sse", "dialects", "deferred"),
     ("limits",),
     ("guard", "hangup", "counting", "naming", "headers"),
-    ("app", "client", "terminal"),
+    ("app", "client", "heads", "terminal"),
     ("serve",),
     ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs", "cli_speak"),
     ("cli",),
@@ -65,6 +65,7 @@ EDGE = {
     "headers",
     "hangup",
     "app",
+    "heads",
     "serve",
 }
 """Rooms that may name Starlette or uvicorn."""
