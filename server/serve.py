@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 from rich.console import Console
 
-from server import app, config, heads, keys, logs, models, services, state
+from server import app, config, connection, keys, logs, models, services, state
 from server.config import Config, ConfigError
 from server.errors import SpeechError
 
@@ -42,7 +42,7 @@ async def _serve(settings: Config, serving: services.Services, listening: socket
     server = uvicorn.Server(
         uvicorn.Config(
             app.build(serving),
-            http=partial(heads.Connection, patience=settings.upload_grace),  # type: ignore[arg-type]
+            http=partial(connection.Connection, patience=settings.upload_grace),  # type: ignore[arg-type]
             lifespan="on",
             log_config=None,
             log_level=settings.log_level,

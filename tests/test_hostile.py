@@ -9,8 +9,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from server.connection import LARGEST
 from server.errors import SpeechError
-from server.heads import LARGEST
 from server.reader import Readers
 from server.spool import on_disk
 from server.types import MediaEnd, WindowShape

@@ -46,7 +46,7 @@ FLOORS = (
     ("fields", "sse", "dialects", "deferred"),
     ("limits",),
     ("guard", "hangup", "counting", "naming", "headers"),
-    ("app", "client", "heads", "terminal"),
+    ("app", "client", "connection", "terminal"),
     ("serve",),
     ("doctor", "tuning", "cli_keys", "cli_models", "cli_jobs", "cli_speak"),
     ("cli",),
@@ -65,7 +65,7 @@ EDGE = {
     "headers",
     "hangup",
     "app",
-    "heads",
+    "connection",
     "serve",
 }
 """Rooms that may name Starlette or uvicorn."""
