@@ -1,7 +1,7 @@
 """`whisperd speak` and `whisperd voices`: text into a file of sound, by this machine or a running server."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, get_args
@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server import client, config, services, voices
+from server import cli_models, client, config, folders, services, voice_catalogue, voices
 from server.config import Config
 from server.errors import BadField, VoiceNotFound
+from server.memory import megabytes
 from server.speak import wav_header
 from server.terminal import ApiKey, ConfigFile, Data, Url, err, run
-from server.types import Audio, Speak
+from server.types import Audio, Speak, Voice
+from server.voice_catalogue import Entry
 from server.voices import Voices
 
 _FORMATS: tuple[Audio, ...] = get_args(Audio)
@@ -109,15 +111,68 @@ async def _spoken(asked: Speak, output: Path, making: AbstractAsyncContextManage
 @app.command("list")
 def list_command(
     language: Annotated[str, typer.Option(help='Only those of a language ("de").')] = "",
+    available: Annotated[bool, typer.Option("--available", help="Also what can be pulled.")] = False,
     config_file: ConfigFile = None,
     data: Data = None,
 ) -> None:
-    """The voices that are installed."""
-    table = Table("voice", "locale", "what it is", box=None, pad_edge=False, header_style="dim")
-    for voice in _voices(_settings(config_file, data)).installed():
+    """The voices that are installed.
+
+    Examples:
+
+    - `whisperd voices list --language de --available`
+    """
+    columns = ("voice", "locale", "what it is", *(("size", "licence", "state") if available else ()))
+    table = Table(*columns, box=None, pad_edge=False, header_style="dim")
+    settings = _settings(config_file, data)
+    for voice in _voices(settings).installed():
         if voice.locale.lower().startswith(language.lower()):
-            table.add_row(voice.id, voice.locale, voice.title)
+            size = megabytes(voice.size) if voice.size else ""
+            told = (size, voice.licence, "installed") if available else ()
+            table.add_row(voice.id, voice.locale, voice.title, *told)
+    for entry in voice_catalogue.entries() if available else ():
+        installed = (settings.voice_folder / entry.id).is_dir()
+        if not installed and entry.locale.lower().startswith(language.lower() if entry.locale else ""):
+            size = megabytes(entry.size)
+            table.add_row(entry.id, entry.locale, entry.title, size, entry.licence, "can be pulled")
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+@app.command("pull")
+def pull_command(
+    name: Annotated[str, typer.Argument(help='A voice of the catalogue ("en_US-lessac-medium"), or kokoro.')],
+    url: Url = None,
+    key: ApiKey = None,
+    config_file: ConfigFile = None,
+    data: Data = None,
+) -> None:
+    """Download a voice. One that broke off goes on where it was.
+
+    Examples:
+
+    - `whisperd voices pull en_US-lessac-medium`
+    - `whisperd voices pull kokoro`
+    - `whisperd voices pull de_DE-thorsten-high --url http://localhost:8080`
+    """
+    entry = voice_catalogue.find(name)
+    if entry is None:
+        near = ", ".join(voice_catalogue.near(name))
+        raise VoiceNotFound(
+            f"there is no voice {name!a} in the catalogue{f'; near it: {near}' if near else ''}"
+        )
+    cli_models.pull_command(entry.id, None, url, key, config_file, data, None)
+    if not url:
+        _tell_of(entry, _voices(_settings(config_file, data)).installed())
+
+
+def _tell_of(entry: Entry, installed: Sequence[Voice]) -> None:
+    """How to speak in what has just come."""
+    voice = next((voice for voice in installed if entry.id in voice.model.parts), None)
+    if voice is None:
+        print(f"it takes the engine {entry.engine}: scripts/serve --with {entry.engine}")
+        return
+    print(f"speak in it as {voice.id}")
+    if voice.licence:
+        print(f"its licence: {voice.licence}")
 
 
 @app.command("rm")
@@ -131,6 +186,12 @@ def rm_command(
     files = voices.files(voice)
     if not files:
         raise VoiceNotFound(f"{voice.id} comes with its engine and has no files of its own here")
+    home = _settings(config_file, data).voice_folder
+    pulled = home / voice.model.relative_to(home).parts[0]
+    if folders.origin(pulled):
+        folders.remove(pulled)
+        print(f"deleted {pulled}")
+        return
     for file in files:
         file.unlink(missing_ok=True)
         print(f"deleted {file}")

@@ -35,7 +35,8 @@ class Kind:
     """As catalogue.json has it: "ctranslate2"."""
     files: Callable[[Collection[str]], Collection[str]]
     """Which of the files of a folder at a source, by their paths in it, make such a model; none: it is not
-    one. Where a file was named (`suffix`), only its folder's files that begin with its name are told."""
+    one. Where a file was named (`suffix`), only its folder's MODEL_CARD and files that begin with its name
+    are told."""
     info: Callable[[Path], ModelInfo | None]
     """The model in a folder here, its size that of all files, with the reason in `broken` where it cannot be
     loaded; None where the folder is no such model. Reads little, and blocks."""

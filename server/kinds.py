@@ -1,6 +1,7 @@
 """The kinds of models that are folders: all that can be pulled and imported beside GGML files."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -10,10 +11,19 @@ from server.folders import Home, Kind
 from server.models import Models
 from server.types import ModelInfo
 
+CARD = "MODEL_CARD"
+"""What a folder on the hub has for people to read, beside a voice."""
+
+_STYLE = re.compile(r"voices/[a-z][fm]_\w+\.bin|voices[-\w.]*\.(?:bin|npz)")
+"""Files of Kokoro's voices."""
+
 
 def _piper_files(there: Collection[str]) -> Collection[str]:
     pairs = [name for name in there if name.endswith(".onnx") and f"{name}.json" in there]
-    return (pairs[0], f"{pairs[0]}.json") if len(pairs) == 1 else ()
+    if len(pairs) != 1:
+        return ()
+    # The card tells its licence.
+    return (pairs[0], f"{pairs[0]}.json", *(name for name in there if name == CARD))
 
 
 def _piper_info(folder: Path) -> ModelInfo | None:
@@ -42,7 +52,35 @@ def _piper_broken(described: Path) -> str:
 PIPER = Kind("piper", _piper_files, _piper_info, home="voices", suffix=".onnx")
 """A voice of Piper's: its weights, and beside them what is to be known of them."""
 
-KINDS: tuple[Kind, ...] = (ct2.KIND, pipelines.KIND, PIPER)
+
+def _kokoro_files(there: Collection[str]) -> Collection[str]:
+    """A model and its voices, as the hub has them or as kokoro-onnx does; of several models the plain one."""
+    styles = [name for name in there if _STYLE.fullmatch(name)]
+    inner = "onnx/" if any(name.startswith("onnx/") for name in there) else ""
+    models = [name for name in there if name.startswith(inner) and name.endswith(".onnx")]
+    if not styles or not models or any(f"{name}.json" in there for name in models):
+        return ()
+    plain = f"{inner}model.onnx"
+    return (plain if plain in models else min(models), *styles)
+
+
+def _kokoro_info(folder: Path) -> ModelInfo | None:
+    taken = _kokoro_files([path.relative_to(folder).as_posix() for path in folders.contents(folder)])
+    if not taken:
+        return None
+    return ModelInfo(
+        id=folder.name,
+        path=folder.absolute(),
+        size=folders.size(folder),
+        created=int(folder.stat().st_mtime),
+        engine="kokoro",
+    )
+
+
+KOKORO = Kind("kokoro", _kokoro_files, _kokoro_info, home="voices")
+"""A model of Kokoro's, and the voices that it speaks in."""
+
+KINDS: tuple[Kind, ...] = (ct2.KIND, pipelines.KIND, PIPER, KOKORO)
 
 Homes = Mapping[Home, Path]
 """Where the models of each home go."""

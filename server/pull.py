@@ -22,7 +22,7 @@ from functools import partial as partial_of
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from server import catalogue, digests, folders, ggml, kinds, partial
+from server import catalogue, digests, folders, ggml, kinds, partial, voice_catalogue
 from server.digests import Note
 from server.errors import (
     BadField,
@@ -217,6 +217,8 @@ class Pulls:
             if entry and entry.kind:
                 wanted = self._several(entry.path, entry.repo, entry.id, entry.revision)
                 return replace(wanted, parts=entry.parts)
+            if entry is None and (voice := voice_catalogue.find(path)):
+                return self._several(voice.path, voice.repo, voice.id)
             if entry is None and _REPO.fullmatch(path) and not path.endswith(".bin"):
                 return self._several("", path)
             path, repo = (entry.path, entry.repo) if entry else (self._models.bundled(path) or path, None)
@@ -245,7 +247,9 @@ class Pulls:
         name = file_name(path.rpartition("/")[2], "path")
         _check_path(path)
         if not path.endswith(".bin"):
-            near = catalogue.near(path[:80])
+            offered = [entry.id for entry in catalogue.entries()]
+            offered += [entry.id for entry in voice_catalogue.entries()]
+            near = catalogue.nearest(path[:80], offered)
             if near:
                 raise BadField(
                     f"{path[:80]!a} is neither a model of the catalogue nor a GGML file (.bin); near it in "
@@ -429,7 +433,7 @@ class _Folder:
         there = {
             found.path.removeprefix(wanted.path): found
             for found in source.files(wanted.repo, wanted.revision)
-            if found.path.startswith(wanted.path + wanted.only)
+            if found.path.startswith(wanted.path + wanted.only) or found.path == wanted.path + kinds.CARD
         }
         for part, repo in wanted.parts:
             files = source.files(repo, self._trust.revision(repo))

@@ -12,13 +12,16 @@ from server import (
     catalogue,
     custom_voices,
     diarize,
+    folders,
     jobs,
+    kinds,
     models,
     pipelines,
     samples,
     speak,
     spool,
     transcribe,
+    voice_catalogue,
 )
 from server.config import Config
 from server.conversions import Conversions
@@ -93,8 +96,29 @@ class Services:
         return self.pipelines.find(name) if self.pipelines.named(name) else self.models.find(name)
 
     def named(self, name: str, *, aliases: bool = True) -> ModelInfo:
-        """The same, also where it cannot be loaded. Raises ModelNotFound."""
-        return self.pipelines.named(name) or self.models.named(name, aliases=aliases)
+        """The same, also where it cannot be loaded, or a voice that was pulled. Raises ModelNotFound."""
+        return (
+            self.pipelines.named(name) or self.pulled_voice(name) or self.models.named(name, aliases=aliases)
+        )
+
+    def pulled_voice(self, name: str) -> ModelInfo | None:
+        """A voice, or a model of several, by the name that it was pulled by."""
+        entry = voice_catalogue.find(name)
+        for folder in folders.visible(self.config.voice_folder):
+            if folder.name in (name, entry and entry.id) and (found := kinds.read(folder)):
+                return found[1]
+        return None
+
+    async def delete_voice(self, voice: ModelInfo) -> None:
+        """Delete what was pulled with all its voices, once nobody is spoken to in them any more."""
+        loaded = {
+            speak.model_of(each).id
+            for each in self.voices.installed()
+            if each.model.is_relative_to(voice.path)
+        }
+        for model in loaded:
+            await self.memory.unload(model)
+        await asyncio.to_thread(folders.remove, voice.path)
 
     def choose(self, listen: Listen) -> ModelInfo | None:
         """The model that is to hear this; None where it is not here and will be pulled at its first use.

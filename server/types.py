@@ -456,6 +456,8 @@ class Voice:
     """Whether its model can speak in the voice of a sample."""
     mixes: bool = False
     """Whether it can be mixed with others of its model."""
+    licence: str = ""
+    """As the files beside it say; "": they do not."""
     sample: Sample | None = None
     """What it is cloned from; None: it is one of its model's own."""
     overhead: int = 150 << 20

@@ -4,6 +4,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -139,11 +140,11 @@ def files(voice: Voice) -> tuple[Path, ...]:
     return tuple(engine.files(voice.model)) if hasattr(engine, "files") else ()
 
 
-def engines_here() -> Iterator[str]:
+@cache
+def engines_here() -> tuple[str, ...]:
     """The names of the engines that speak, installed or not."""
-    for module in pkgutil.iter_modules(engines.__path__):
-        if hasattr(import_module(f"{engines.__name__}.{module.name}"), "voices"):
-            yield module.name
+    names = (module.name for module in pkgutil.iter_modules(engines.__path__))
+    return tuple(name for name in names if hasattr(import_module(f"{engines.__name__}.{name}"), "voices"))
 
 
 def _offered(function: str) -> Iterator[Callable[[Path], Sequence[Voice]]]:

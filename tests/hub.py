@@ -182,7 +182,7 @@ def blob(data: bytes) -> str:
 
 def _large(name: str) -> bool:
     """Whether the hub keeps it in its storage for large files, rather than in git."""
-    return not name.endswith((".json", ".txt", ".yaml", ".md"))
+    return not name.endswith((".json", ".txt", ".yaml", ".md", "MODEL_CARD"))
 
 
 class _Server(ThreadingHTTPServer):

@@ -147,11 +147,12 @@ async def test_a_folder_of_a_repository(make: Make, hub: Hub, folder: Path) -> N
 
 async def test_a_voice_goes_to_the_voices(make: Make, hub: Hub, folder: Path, voices: Path) -> None:
     at = "en/en_US/ljspeech/high/"
-    add(hub, "rhasspy/piper-voices", VOICE | {"MODEL_CARD": b"for people"}, at=at)
+    with_card = VOICE | {"MODEL_CARD": b"for people"}
+    add(hub, "rhasspy/piper-voices", with_card | {"samples/0.mp3": b"sound"}, at=at)
     info = await pulled(make(), f"{at}en_US-ljspeech-high.onnx", "rhasspy/piper-voices")
     assert (info.id, info.path) == ("en_US-ljspeech-high", voices / "en_US-ljspeech-high")
-    assert (info.size, info.engine) == (whole(VOICE), "piper")
-    assert here(info.path) == VOICE
+    assert (info.size, info.engine) == (whole(with_card), "piper")
+    assert here(info.path) == with_card
     assert (inside(folder), inside(voices)) == ([], ["en_US-ljspeech-high"])
 
 

@@ -16,7 +16,17 @@ FLOORS = (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
         *("text", "encoding", "loudness", "onnx", "phonemes", "logs", "state"),
     ),
-    ("alignment", "cards", "catalogue", "digests", "partial", "phrases", "recording", "sources"),
+    (
+        "alignment",
+        "cards",
+        "catalogue",
+        "digests",
+        "partial",
+        "phrases",
+        "recording",
+        "sources",
+        "voice_catalogue",
+    ),
     ("convert", "folders"),
     (
         "languages",

@@ -459,6 +459,9 @@ async def delete(request: Request) -> Response:
 
 
 async def _delete(serving: Services, id: str) -> None:
+    if voice := serving.pulled_voice(id):
+        await serving.delete_voice(voice)
+        return
     await serving.memory.unload(id)
     delete = serving.pipelines.delete if serving.pipelines.named(id) else serving.models.delete
     await asyncio.to_thread(delete, id)

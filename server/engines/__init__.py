@@ -68,6 +68,15 @@ class Transcriber(Protocol):
         """One line for people: library version, CPU features and devices it uses."""
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder, at any depth, without those that are hidden: some are still being fetched."""
+    return [
+        file
+        for file in sorted(folder.rglob(pattern))
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+
+
 Emit = Callable[[bytes], None]
 """Takes the next sound: int16 little-endian mono at the voice's sample rate."""
 

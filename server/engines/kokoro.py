@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines import Emit, Stop
+from server.engines import Emit, Stop, visible
 from server.errors import ModelBroken
 from server.loudness import int16, levelled
 from server.onnx import Session, Terminated
@@ -58,10 +58,11 @@ _STYLE = 256
 
 def voices(folder: Path) -> tuple[Voice, ...]:
     """The voices of the models in the folder."""
-    if util.find_spec("kokoro_onnx") is None or not folder.is_dir():
+    models = visible(folder, "*.onnx")
+    if not models or util.find_spec("kokoro_onnx") is None:
         return ()
     found: dict[str, Voice] = {}
-    for model in sorted(folder.rglob("*.onnx")):
+    for model in models:
         try:
             size, names = model.stat().st_size, tuple(_styles(model))
         except OSError:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from server.engines import Emit, Stop
+from server.engines import Emit, Stop, visible
 from server.errors import ModelBroken
 from server.loudness import int16, levelled
 from server.onnx import Session, Terminated
@@ -25,13 +25,17 @@ _PAUSE = 0.2
 
 _NAME = re.compile(r"([a-z]{2,3})_([A-Z]{2})-(.+)")
 
+_CARD = "MODEL_CARD"
+_LICENCE = re.compile(r"^\W*licen[cs]e\s*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+
 
 def voices(folder: Path) -> tuple[Voice, ...]:
     """The voices in the folder; each of several speakers is one."""
-    if util.find_spec("piper") is None or not folder.is_dir():
+    files = visible(folder, "*.onnx")
+    if not files or util.find_spec("piper") is None:
         return ()
     found: list[Voice] = []
-    for file in sorted(folder.rglob("*.onnx")):
+    for file in files:
         described = file.with_name(file.name + ".json")
         try:
             stats = file.stat(), described.stat()
@@ -67,9 +71,19 @@ def _read(file: Path, size: int, described: Path, changed: int) -> tuple[Voice, 
             names=(file.stem, base) if place == 0 else (),
             size=size,
             ipa=True,
+            licence=_licence(file.with_name(_CARD)),
         )
         for place, (speaker, number) in enumerate(several)
     )
+
+
+def _licence(card: Path) -> str:
+    """What the card beside a voice says of it; "" where it says nothing."""
+    try:
+        found = _LICENCE.search(card.read_text("utf-8", "replace"))
+    except OSError:
+        return ""
+    return found[1].strip() if found else ""
 
 
 def files(model: Path) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import yaml
 
-from server.engines import Emit, Stop, Stopped
+from server.engines import Emit, Stop, Stopped, visible
 from server.errors import ModelBroken
 from server.types import CLONING_RATE, Piece, Sample, Voice
 
@@ -126,11 +126,12 @@ def _voice(model: _Model, name: str, speaker: str) -> Voice:
 
 
 def _models(folder: Path) -> Iterator[_Model]:
-    found = util.find_spec("pocket_tts")
+    there = visible(folder, _WEIGHTS)
+    found = util.find_spec("pocket_tts") if there else None
     places = found.submodule_search_locations if found else None
-    if not places or not folder.is_dir():
+    if not places:
         return
-    for weights in sorted(folder.rglob(_WEIGHTS)):
+    for weights in there:
         model = weights.parent
         config = _config(model, Path(places[0]))
         with suppress(OSError):  # gone in this moment
