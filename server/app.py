@@ -35,7 +35,7 @@ def build(services: Services) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         hear = functools.partial(services.transcribe, background=True)
-        async with services.jobs.running(hear, dialects.payload, services.warm):
+        async with services.jobs.running(hear, services.speak_into, dialects.payload, services.warm):
             yield {"services": services}
 
     return Starlette(

@@ -96,13 +96,13 @@ def wait_command(
     typer.echo(run(_waited(client.Jobs(url, key), id, response_format)), nl=False)
 
 
-async def _waited(jobs: client.Jobs, id: str, response_format: str) -> str:
+async def _waited(jobs: client.Jobs, id: str, response_format: str) -> bytes:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("in line", total=None)
         async with aclosing(jobs.follow(id)) as steps:
             async for done, total in steps:
-                bar.update(task, description="heard", completed=done, total=total, refresh=True)
+                bar.update(task, description="done", completed=done, total=total, refresh=True)
     return await jobs.result(id, response_format)
 
 

@@ -201,13 +201,13 @@ class Jobs(_Asking):
                             raise SpeechError(event.json()["reason"])
         raise WorkFailed(f"{self._url}: the stream broke off; the job goes on")
 
-    async def result(self, id: str, response_format: str) -> str:
-        """The result's text in that format; "": in the one that the job asked for."""
+    async def result(self, id: str, response_format: str) -> bytes:
+        """The result in that format; "": as the request itself would have been answered."""
         query = {"response_format": response_format} if response_format else {}
         async with _session(self._url, self._key) as http:
             answer = await http.get(self._url + _job(id) + "/result", params=query)
             await _check(answer)
-            return answer.text
+            return answer.content
 
 
 def _job(id: str) -> str:

@@ -8,21 +8,24 @@ the scenes: the answer waits, but what was asked for is done once, and can be ha
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Literal, NotRequired
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from server import fields
-from server.dialects import owner, public_base, services
-from server.errors import BadField
+from server.custom_voices import PREFIX
+from server.dialects import owner, public_base, services, sounding
+from server.errors import BadField, NotMedia
 from server.jobs import Jobs
 from server.openapi import closed
+from server.speak import Spoken
 from server.spool import Spool
-from server.types import Event, Job, JobRequest, JobState, Priority, Task
+from server.types import Event, Job, JobRequest, JobState, JobTask, Priority, Sound
 
 _LONGEST_KEY = 255
 
@@ -51,7 +54,7 @@ HEADERS = {
 
 @closed
 class JobProgress(TypedDict):
-    """Seconds of the media."""
+    """Seconds of the media, or of what was spoken."""
 
     done: float
     total: float | None
@@ -103,8 +106,9 @@ class JobDocument(TypedDict):
     id: str
     object: Literal["job"]
     status: JobState
-    task: Task
+    task: JobTask
     model: str
+    """The model that hears, or the engine that speaks."""
     response_format: str
     priority: Priority
     created_at: float
@@ -155,6 +159,81 @@ def _preferred(request: Request) -> bool:
     return any(_PREFERENCE.search(header) for header in request.headers.getlist("prefer"))
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request's events, and what its answer's headers say of its job, if it is one."""
+
+    events: AsyncGenerator[Event]
+    headers: dict[str, str]
+
+
+async def begin(
+    request: Request, deferral: Deferral | None, wanted: JobRequest, spool: Spool
+) -> Begun | JSONResponse:
+    """Have a media heard, at once or as a job; the answer where that is the job itself.
+
+    `spool`: the media, complete, unless it comes from an address.
+    """
+    serving = services(request)
+    assert wanted.listen, "a media is to be heard"
+    if deferral is None:
+        if wanted.url:
+            return Begun(serving.transcribe_url(wanted.listen, wanted.url), {})
+        return Begun(serving.transcribe(wanted.listen, spool), {})
+    if not (wanted.url or spool.size):
+        raise NotMedia("the file is empty")
+    job = await submit(request, deferral, wanted, None if wanted.url else spool)
+    if deferral.is_async:
+        return await accepted(request, deferral, job)
+    return Begun(events(serving.jobs, job), headers(request, job))
+
+
+def speaking(spoken: Spoken, dialect: str, **asked: Any) -> JobRequest:
+    """A text that is ready to be spoken, as a job in the voice that was found for it now. Raises BadField."""
+    speak, voice = spoken.speak, spoken.voice
+    if speak.sample and not voice.id.startswith(PREFIX):
+        raise BadField("audio_prompt: a job speaks in a voice that is kept here", "audio_prompt")
+    kept = replace(speak, voice=voice.id, engine=voice.engine, sample=None)
+    return JobRequest(speak=kept, dialect=dialect, response_format=speak.format, asked=asked)
+
+
+async def spoken(request: Request, deferral: Deferral, wanted: JobRequest) -> Response:
+    """Have a text spoken as a job: the answer is the job, or what became of it as its dialect writes it."""
+    jobs = services(request).jobs
+    job = await submit(request, deferral, wanted, None)
+    if deferral.is_async:
+        return await accepted(request, deferral, job)
+    async with aclosing(jobs.follow(job.id)) as following:
+        async for _, event in following:
+            if isinstance(event, Sound):
+                return told(request, await jobs.find(job.id), sounding(job, event))
+    raise AssertionError("a job that speaks ends with a sound")
+
+
+def told(request: Request, job: Job, answer: Response) -> Response:
+    """A job's result; of a private job nothing is kept once it has been sent."""
+    answer.headers.update(headers(request, job))
+    return _Told(answer, services(request).jobs, job)
+
+
+class _Told(Response):
+    """An answer before whose end its job is told to have been answered; not where the line breaks before."""
+
+    def __init__(self, answer: Response, jobs: Jobs, job: Job) -> None:
+        self._answer = answer
+        self._jobs = jobs
+        self._job = job
+        self.raw_headers = answer.raw_headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await self._jobs.told(self._job)
+            await send(message)
+
+        await self._answer(scope, receive, sent)
+
+
 async def submit(request: Request, deferral: Deferral, job: JobRequest, spool: Spool | None) -> Job:
     """The request's job, kept."""
     return await services(request).jobs.submit(
@@ -171,6 +250,7 @@ async def events(jobs: Jobs, job: Job) -> AsyncGenerator[Event]:
     """A job's events as those of a request that is done at once."""
     async with aclosing(jobs.follow(job.id)) as following:
         async for _, event in following:
+            assert not isinstance(event, Sound), "nothing was to be spoken"
             yield event
     await jobs.told(await jobs.find(job.id))
 
@@ -195,8 +275,8 @@ async def document(request: Request, job: Job) -> JobDocument:
         "id": job.id,
         "object": "job",
         "status": job.state,
-        "task": job.request.listen.task,
-        "model": job.request.listen.model,
+        "task": job.request.task,
+        "model": job.request.model,
         "response_format": job.request.response_format,
         "priority": job.priority,
         "created_at": job.created,

@@ -6,6 +6,7 @@ A bad field refuses at once, before the rest of a large file has come. Files go 
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Form(Generic[Asked]):
         self._sizes = sizes or {}
         self._known = {file_field, *type(asked).model_fields}
         self._seen: set[str] = set()
+        self._counts: Counter[str] = Counter()
         self._file_needed = file_needed
         self._file_seen = False
         self._part = _Part()
@@ -205,6 +207,9 @@ class Form(Generic[Asked]):
         if part.name == self._file_field:
             raise BadField(f"{part.name}: must be a file with a filename, not a text field", part.name)
         many = isinstance(getattr(self._asked, part.name), tuple)
+        self._counts[part.name] += 1
+        if many and self._counts[part.name] > self._most(part.name):
+            raise BadField(f"{part.name}: at most {self._most(part.name)} of it", part.name)
         place = f"{part.name}[{part.key}]" if part.key else part.name
         self._once(place, place in self._seen and not many)
         self._seen.add(place)
@@ -213,6 +218,11 @@ class Form(Generic[Asked]):
             return  # an empty field of a web form
         put(self._asked, part.name, self._value(value, many))
         self._check(self._asked)
+
+    def _most(self, name: str) -> int:
+        """How often a field may be sent, those that are empty counted too."""
+        rules = type(self._asked).model_fields[name].metadata
+        return min((rule.max_length for rule in rules if hasattr(rule, "max_length")), default=_MOST_FIELDS)
 
     def _value(self, value: str, many: bool) -> Any:
         """The field's value with this part of it."""
@@ -273,16 +283,18 @@ async def _spooling(chunks: AsyncIterator[bytes], spool: Spool) -> None:
     await spool.finish()
 
 
-async def small(request: Request, asked: type[Asked], *, grace: float, rate: float) -> Asked:
+async def small(
+    request: Request, asked: type[Asked], *, grace: float, rate: float, largest: float = _SMALL
+) -> Asked:
     """The fields of a small body without a file, be it JSON, a multipart form or a urlencoded one.
 
-    Unknown fields are ignored. `grace` and `rate`: as for `Form.read`. Raises BadRequest.
+    Unknown fields are ignored. `grace` and `rate`: as for `Form.read`; `largest`: bytes. Raises BadRequest.
     """
     body = bytearray()
     async for chunk in paced(request.stream(), grace, rate):
         body += chunk
-        if len(body) > _SMALL:
-            raise TooLarge(f"the body is larger than {_SMALL:,} bytes")
+        if len(body) > largest:
+            raise TooLarge(f"the body is larger than {largest:,} bytes")
     return _checked(asked, _once(asked, await _pairs(request, bytes(body))))
 
 

@@ -9,12 +9,19 @@ import hmac
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from server.errors import StorageFull
+from server.errors import BadRequest, StorageFull
 
 _BLOCK = 1 << 20
+
+UPLOAD_TIME = 3600
+"""Seconds for which an address to upload to is good, and a token."""
+
+_MARK = 32
+"""Characters of a hash that tell a part from another one with its number."""
 
 
 class Blobs:
@@ -43,6 +50,47 @@ class Blobs:
         for blob in self._folder.glob("??/*"):
             if blob.name not in used:
                 blob.unlink(missing_ok=True)
+
+
+class Uploads:
+    """Files that arrive in parts, in any order and several at a time, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, source: Path, id: str, number: int) -> str:
+        """Keep a part that is complete; its mark, by which it is meant when parts are joined."""
+        mark = digest(source)[:_MARK]
+        target = self._part(id, number, mark)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(source, target)
+        return mark
+
+    def join(self, id: str, parts: Iterable[tuple[int, str]], target: Path) -> None:
+        """Write parts, by their numbers and marks, one behind the other. Raises BadRequest."""
+        with target.open("wb") as whole:
+            for number, mark in parts:
+                try:
+                    with self._part(id, number, mark).open("rb") as part:
+                        shutil.copyfileobj(part, whole, _BLOCK)
+                except FileNotFoundError as error:
+                    raise BadRequest(f"part {number} is not here, or another one", "parts") from error
+
+    def remove(self, id: str) -> None:
+        shutil.rmtree(self._folder / id, ignore_errors=True)
+
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.stat().st_size for part in self._folder.glob("*/*"))
+
+    def sweep(self, before: float) -> None:
+        """Remove what was begun before that time, in Unix seconds."""
+        for upload in self._folder.glob("*"):
+            if upload.stat().st_mtime < before:
+                self.remove(upload.name)
+
+    def _part(self, id: str, number: int, mark: str) -> Path:
+        return self._folder / id / f"{number}-{mark}"
 
 
 def digest(path: Path) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,8 @@ from server.types import (
     Priority,
     Progress,
     Segment,
+    Sound,
+    Speak,
     Started,
     TellingApart,
     Transcript,
@@ -54,10 +56,16 @@ Result = TypeVar("Result")
 
 Hear = Callable[[Listen, Spool], AsyncGenerator[Event]]
 
-Payload = Callable[[Job, Transcript | None], dict[str, object]]
-"""A webhook's body for a job; the transcript where there is one."""
+Say = Callable[[Path, Speak, Callable[[float], None]], Coroutine[Any, Any, Sound]]
+"""Speaks a text into a file, telling of the seconds that are there."""
 
-_ATTEMPTS = 5
+Outcome = Transcript | Sound
+"""What a job is done for."""
+
+Payload = Callable[[Job, Outcome | None], dict[str, object]]
+"""A webhook's body for a job; its result where there is one."""
+
+_ATTEMPTS = 20
 """A job that so many servers died of, or under, has failed."""
 
 _AHEAD = 2
@@ -92,7 +100,7 @@ class _Live:
     progress: Progress | None = None
     waiting: str = ""
     logs: list[JobLog] = field(default_factory=list)
-    work: asyncio.Task[Transcript] | None = None
+    work: asyncio.Task[Outcome] | None = None
     is_cancelled: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -110,13 +118,16 @@ class _Live:
 class _Result:
     """What is kept of a job that succeeded."""
 
-    transcript: Transcript
-    duration: float | None
+    transcript: Transcript | None = None
+    duration: float | None = None
     """Seconds as `Started` told them, which the whole media may correct."""
+    sound: Sound | None = None
 
 
-Numbered = tuple[int | None, Event]
-"""An event of a job, and its number, from which a broken stream goes on; None for what is of the moment."""
+Numbered = tuple[int | None, Event | Sound]
+"""An event of a job, and its number, from which a broken stream goes on; None for what is of the moment.
+
+What was spoken is the last event of a job that speaks."""
 
 
 class Jobs:
@@ -142,6 +153,7 @@ class Jobs:
         self._key = webhooks.Key(self._folder / "webhook.key")
         self.signer = files.Signer(self._folder / "signing.key")
         self.blobs = files.Blobs(self._folder / "blobs")
+        self.uploads = files.Uploads(self._folder / "uploads")
         self._database = ThreadPoolExecutor(1, "jobs")
         self._opening = asyncio.Lock()
         self._blobs_change = asyncio.Lock()
@@ -153,8 +165,9 @@ class Jobs:
         self._claimed: set[str] = set()
         self._wake = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._hear: Hear | None = None
+        self._say: Say | None = None
         self._payload: Payload | None = None
         self.rules = urls.Rules(
             private=config.allow_private_urls,
@@ -167,9 +180,11 @@ class Jobs:
     # Life ---------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self, hear: Hear, payload: Payload, warm: asyncio.Event) -> AsyncIterator[None]:
+    async def running(
+        self, hear: Hear, say: Say, payload: Payload, warm: asyncio.Event
+    ) -> AsyncIterator[None]:
         """Do jobs, as soon as the server is warm: those that earlier servers left, and those that come."""
-        self._hear, self._payload = hear, payload
+        self._hear, self._say, self._payload = hear, say, payload
         self._begin(self._resume(warm))
         try:
             yield
@@ -260,15 +275,16 @@ class Jobs:
             self._database, lambda: _told(what, *arguments, **named)
         )
 
-    def _begin(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = None if task.cancelled() else task.exception()
+        if error and not isinstance(error, errors.SpeechError):
             log.error("jobs: %s", error, exc_info=error)
 
     async def _sweeping(self) -> None:
@@ -292,6 +308,7 @@ class Jobs:
         async with self._blobs_change:
             used = await self._call(records.in_use)
             await asyncio.to_thread(self.blobs.sweep, used)
+        await asyncio.to_thread(self.uploads.sweep, now - files.UPLOAD_TIME)
         if self._durable:
             await self._durable.tidy()
             await self._rest()
@@ -318,7 +335,7 @@ class Jobs:
             urls.check(request.url, "url", self.rules)
         if webhook:
             urls.check(webhook, "webhook", self.rules)
-        records = await self._open()
+        await self._open()
         await self._refuse_if_full(spool.size if spool else 0, owner)
         if spool:
             request = replace(request, file=await asyncio.to_thread(files.digest, spool.path))
@@ -333,12 +350,18 @@ class Jobs:
             created=time.time(),
         )
         mark = hashlib.sha256(msgspec.json.encode(request)).hexdigest()
+        # A client that leaves now must not take along what begins the job that was just kept.
+        return await asyncio.shield(self._begin(self._kept(job, mark, spool)))
+
+    async def _kept(self, job: Job, mark: str, spool: Spool | None) -> Job:
+        """The job, in line from now on; or that of its key."""
+        records = self._of()
         async with self._blobs_change:
             if spool:
-                await asyncio.to_thread(self.blobs.keep, spool.path, request.file)
+                await asyncio.to_thread(self.blobs.keep, spool.path, job.request.file)
             known = await self._call(records.add, job, mark, spool.size if spool else 0)
         if known:
-            await self._drop(request.file)
+            await self._drop(job.request.file)
             if await self._call(records.fingerprint, known.id) != mark:
                 raise errors.KeyReused("this Idempotency-Key came before, with another request")
             return known
@@ -358,6 +381,7 @@ class Jobs:
     async def refuse_if_stored(self, size: int, owner: str) -> None:
         """Raises StorageFull where so many more bytes do not fit into what this server keeps."""
         taken, mine = await self._call((await self._open()).sizes, owner)
+        taken += await asyncio.to_thread(self.uploads.size)
         files.refuse_if_full(size, taken, self._config.storage, "all clients'")
         files.refuse_if_full(size, mine, self._config.storage_of_key or self._config.storage, "your")
 
@@ -427,9 +451,12 @@ class Jobs:
         await self._forget(id)
         await self._call(self._of().wipe)
 
-    async def result(self, id: str, owner: str | None = None) -> Transcript:
-        """What a job that succeeded heard. Raises the error of one that failed, JobCancelled, JobNotFound."""
-        return (await self._result(id, owner)).transcript
+    async def result(self, id: str, owner: str | None = None) -> Outcome:
+        """What a job that succeeded heard, or spoke.
+
+        Raises the error of one that failed, JobCancelled, JobNotFound.
+        """
+        return _outcome(await self._result(id, owner))
 
     async def _result(self, id: str, owner: str | None = None) -> _Result:
         job = await self.find(id, owner)
@@ -441,7 +468,11 @@ class Jobs:
             data = await asyncio.to_thread(self._result_path(id).read_bytes)
         except FileNotFoundError as error:
             raise errors.JobNotFound(f"the result of job {id} is no longer kept") from error
-        return msgspec.json.decode(data, type=_Result)
+        result = msgspec.json.decode(data, type=_Result)
+        if result.sound:
+            # The data folder may have moved.
+            return replace(result, sound=replace(result.sound, path=str(self._sound_path(id))))
+        return result
 
     async def told(self, job: Job) -> None:
         """The result has been given to its client: nothing of a private job is kept any longer."""
@@ -475,9 +506,10 @@ class Jobs:
                 async with asyncio.timeout(_LOOK):
                     await changed.wait()
         result = await self._result(id)
-        transcript = result.transcript
-        begun = Started(transcript.task, transcript.language, result.duration)
-        events: list[Event] = [begun, *transcript.segments, Done(transcript)]
+        events: list[Event | Sound] = [result.sound] if result.sound else []
+        if transcript := result.transcript:
+            begun = Started(transcript.task, transcript.language, result.duration)
+            events = [begun, *transcript.segments, Done(transcript)]
         for number, event in enumerate(events[after:], after + 1):
             yield number, event
 
@@ -563,11 +595,12 @@ class Jobs:
         live.say("started" if job.id in self._claimed else "taken up again after a restart of the server")
         if live.is_cancelled:
             return
-        live.work = asyncio.create_task(self._heard(job, live))
+        live.work = asyncio.create_task(self._done(job, live))
         await asyncio.wait({live.work})
         if live.work.cancelled():
             if not (await self.find(job.id)).is_finished:
                 raise asyncio.CancelledError
+            self._remove_result(job.id)
             return
         error = live.work.exception()
         if error is None:
@@ -578,10 +611,10 @@ class Jobs:
             log.error("job %s failed", job.id, exc_info=error)
             await self._failed(job, live, errors.WorkFailed("the server failed; its log says why"))
 
-    async def _heard(self, job: Job, live: _Live) -> Transcript:
+    async def _done(self, job: Job, live: _Live) -> Outcome:
         for _ in range(_BUSY_TRIES):
             try:
-                return await self._heard_once(job, live)
+                return await self._done_once(job, live)
             except errors.Stopping:
                 raise
             except (errors.Busy, errors.NoMemory) as error:
@@ -589,18 +622,41 @@ class Jobs:
                 live.say(f"waiting: {error}", "WARNING")
                 live.tell()
                 await asyncio.sleep(_BUSY_WAIT)
-        return await self._heard_once(job, live)
+        return await self._done_once(job, live)
 
-    async def _heard_once(self, job: Job, live: _Live) -> Transcript:
-        assert self._hear
+    async def _done_once(self, job: Job, live: _Live) -> Outcome:
+        if job.request.listen:
+            return await self._heard(job, job.request.listen, live)
+        assert job.request.speak, "what hears nothing speaks"
+        return await self._spoken(job, job.request.speak, live)
+
+    async def _spoken(self, job: Job, speak: Speak, live: _Live) -> Sound:
+        assert self._say
+
+        def tell(seconds: float) -> None:
+            live.progress = Progress(seconds, None)
+            live.tell()
+
+        path = self._sound_path(job.id)
+        part = path.with_suffix(".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            sound = await self._say(part, speak, tell)
+            await asyncio.to_thread(part.replace, path)
+        finally:
+            part.unlink(missing_ok=True)
+        live.say(f"spoke {sound.seconds:.1f} s")
+        return sound
+
+    async def _heard(self, job: Job, listen: Listen, live: _Live) -> Transcript:
         transcript: Transcript | None = None
         begun = len(live.events)
         seen = 0
         async with AsyncExitStack() as stack:
-            events = await stack.enter_async_context(aclosing(self._media(job)))
+            events = await stack.enter_async_context(aclosing(self._media(job, listen)))
             async for event in events:
                 match event:
-                    case Segment() if job.request.listen.diarize:
+                    case Segment() if listen.diarize:
                         # Events have numbers, and with their speakers segments are other ones.
                         self._note(live, event)
                     case Started() | Segment():
@@ -617,7 +673,7 @@ class Jobs:
                         live.waiting = f"telling speakers apart: {share:.0%}"
                     case Done():
                         transcript = event.transcript
-                        if job.request.listen.diarize:
+                        if listen.diarize:
                             live.events += transcript.segments
                 live.tell()
         assert transcript, "events end with Done"
@@ -633,10 +689,8 @@ class Jobs:
         else:
             live.say(f"heard {event.end:.1f} s")
 
-    async def _media(self, job: Job) -> AsyncGenerator[Event]:
+    async def _media(self, job: Job, listen: Listen) -> AsyncGenerator[Event]:
         """The events of the job's media, be it here or elsewhere."""
-        assert self._hear
-        listen = job.request.listen
         if job.request.url:
             source = from_url(
                 job.request.url, self._config, self.rules, lambda spool: self._heard_by(listen, spool)
@@ -651,15 +705,18 @@ class Jobs:
         assert self._hear
         return self._hear(listen, spool)
 
-    async def _succeeded(self, job: Job, live: _Live, transcript: Transcript) -> None:
-        begun = next((event for event in live.events if isinstance(event, Started)), None)
-        result = _Result(transcript, begun.duration if begun else transcript.duration)
+    async def _succeeded(self, job: Job, live: _Live, outcome: Outcome) -> None:
+        if isinstance(outcome, Sound):
+            result, beside = _Result(sound=outcome), outcome.size
+        else:
+            begun = next((event for event in live.events if isinstance(event, Started)), None)
+            result, beside = _Result(outcome, begun.duration if begun else outcome.duration), 0
+            for warning in outcome.warnings:
+                live.say(warning, "WARNING")
         size = await asyncio.to_thread(_write, self._result_path(job.id), result)
-        for warning in transcript.warnings:
-            live.say(warning, "WARNING")
         live.say("succeeded")
-        if not await self._finish(job.id, "succeeded", size=size, logs=live.logs):
-            self._result_path(job.id).unlink(missing_ok=True)  # cancelled in its last moment
+        if not await self._finish(job.id, "succeeded", size=size + beside, logs=live.logs):
+            self._remove_result(job.id)  # cancelled in its last moment
         await self._left(job)
 
     async def _failed(self, job: Job, live: _Live, error: errors.SpeechError) -> None:
@@ -700,11 +757,18 @@ class Jobs:
             live.tell()
 
     async def _forget(self, id: str) -> None:
-        await asyncio.to_thread(self._result_path(id).unlink, missing_ok=True)
+        await asyncio.to_thread(self._remove_result, id)
         await self._call(self._of().remove, id)
+
+    def _remove_result(self, id: str) -> None:
+        self._result_path(id).unlink(missing_ok=True)
+        self._sound_path(id).unlink(missing_ok=True)
 
     def _result_path(self, id: str) -> Path:
         return self._folder / "results" / f"{id}.json"
+
+    def _sound_path(self, id: str) -> Path:
+        return self._result_path(id).with_suffix(".sound")
 
     # How their clients are told -----------------------------------------------------------------------
 
@@ -724,7 +788,7 @@ class Jobs:
         delivery = Delivery(began, status, problem, round(time.time() - began, 3))
         await self._call(self._of().deliver, id, delivery, over=wait is None)
         self._on_webhook("taken" if taken else "given_up" if wait is None else "refused")
-        if wait is None:
+        if wait is None and not job.request.speak:  # sound does not travel with a webhook
             await self.told(await self.find(id))
         return wait
 
@@ -732,8 +796,8 @@ class Jobs:
         """The receiver's status, or why there is none."""
         assert self._payload
         try:
-            transcript = None if job.error else await self.result(job.id)
-            body = await asyncio.to_thread(msgspec.json.encode, self._payload(job, transcript))
+            outcome = None if job.error else await self.result(job.id)
+            body = await asyncio.to_thread(msgspec.json.encode, self._payload(job, outcome))
             signed = self._key.headers(job.id, job.owner or "whisperd", body)
             sent = {"Content-Type": "application/json", **signed}
             return await urls.post(job.webhook, body, sent, self.rules, _WEBHOOK_TIMEOUT), ""
@@ -800,6 +864,12 @@ def _new_id() -> str:
     # Twelve bits of the time's fraction, so that also ids of one millisecond sort.
     bits = bits & ~(0xFFFF << 64) | 0x7000 << 64 | (time.time_ns() % 1_000_000 * 4096 // 1_000_000) << 64
     return str(UUID(int=bits & ~(0xC000 << 48) | 0x8000 << 48))
+
+
+def _outcome(result: _Result) -> Outcome:
+    found = result.transcript or result.sound
+    assert found, "a result is one of them"
+    return found
 
 
 def _write(path: Path, result: _Result) -> int:

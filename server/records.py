@@ -119,7 +119,7 @@ class Records:
             **_row(job),
             "due": job.created + _HEAD_START[job.priority],
             "fingerprint": fingerprint,
-            "model": job.request.listen.model,
+            "model": job.request.model,
             "file": job.request.file,
             "file_size": file_size,
         }

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server import (
@@ -39,7 +40,7 @@ from server.reader import Readers, Recording
 from server.runners import Residence, Runner, local
 from server.speaker import Speakers
 from server.spool import Spool
-from server.types import Done, Event, Listen, ModelInfo, Speak, Waiting
+from server.types import Done, Event, Listen, ModelInfo, Sound, Speak, Waiting
 from server.voices import Voices, engines_here
 
 if TYPE_CHECKING:
@@ -260,6 +261,13 @@ class Services:
         """The sound of a prepared text in its format; see speak.py."""
         sound = speak.sound(spoken, self.memory, self.speakers, self.encoder, self.phrases)
         return self.metrics.spoken(spoken.voice.engine, spoken.characters, sound)
+
+    async def speak_into(self, path: Path, speak_this: Speak, tell: Callable[[float], None]) -> Sound:
+        """Speak a text into a file; `tell` hears of the seconds there are. See speak.py."""
+        # Who may speak in a custom voice was looked at when the job was submitted.
+        spoken = await self.prepare(speak_this, None)
+        async with aclosing(self.speak(spoken)) as sound:
+            return await speak.into(path, spoken, sound, tell)
 
     async def _pulled(self, name: str) -> AsyncIterator[Waiting]:
         async with aclosing(self.pulls.pull(name)) as steps:

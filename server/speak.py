@@ -4,7 +4,7 @@ import asyncio
 import os
 import struct
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,8 +18,9 @@ from server.errors import BadField
 from server.memory import Memory
 from server.phrases import Phrases
 from server.speaker import Speakers
+from server.spool import Spool
 from server.text import dictionary
-from server.types import ModelInfo, Piece, Speak, Voice
+from server.types import ModelInfo, Piece, Sound, Speak, Voice
 from server.voices import Voices, files
 
 SAMPLE_RATES = range(8_000, 48_001)
@@ -147,6 +148,36 @@ async def _written(said: AsyncIterator[bytes], spoken: Spoken, encoder: Encoder)
             # A header of its own would be an answer's begin before anything was known to have been spoken.
             yield header + data
             header = b""
+
+
+async def into(
+    path: Path, spoken: Spoken, sound: AsyncIterator[bytes], tell: Callable[[float], None]
+) -> Sound:
+    """All of the sound in a file of its own, that is on the disk then; `tell` hears of the seconds there are.
+
+    Raises NoSpace, and what `sound` raises.
+    """
+    path.unlink(missing_ok=True)
+    spool = Spool(path)
+    async for data in sound:
+        await spool.write(data)
+        tell(spoken.seconds)
+    await spool.finish()
+    await asyncio.to_thread(_settle, path, spoken)
+    speak = spoken.speak
+    return Sound(
+        spoken.voice.id, speak.format, spoken.sample_rate, round(spoken.seconds, 3), spool.size, str(path)
+    )
+
+
+def _settle(path: Path, spoken: Spoken) -> None:
+    """A WAV file's header says how long it is, now that it is known."""
+    with path.open("r+b") as file:
+        if spoken.speak.format == "wav":
+            header = wav_header(spoken.sample_rate, path.stat().st_size - len(wav_header(spoken.sample_rate)))
+            file.write(header)
+            file.flush()
+        os.fsync(file.fileno())
 
 
 async def _counted(said: AsyncIterator[bytes], spoken: Spoken) -> AsyncGenerator[bytes]:

@@ -7,7 +7,7 @@ inside a process, little-endian int16 bytes between processes.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 SAMPLE_RATE = 16_000
 """Samples per second of all PCM between the rooms; Whisper's own rate."""
@@ -655,6 +655,8 @@ class Done:
 Event = Waiting | Started | Segment | Progress | TellingApart | Done
 
 
+JobTask = Literal["transcribe", "translate", "speak"]
+
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 Priority = Literal["high", "normal", "low"]
@@ -664,10 +666,27 @@ WebhookOutcome = Literal["taken", "refused", "given_up"]
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """What a text became, as a job keeps it."""
+
+    voice: str
+    """Id of the voice that spoke."""
+    format: Audio
+    sample_rate: int
+    """Hz."""
+    seconds: float
+    size: int
+    """Bytes."""
+    path: str = ""
+    """The file that it is in."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a job is to do, and how its asker wants to be told."""
 
-    listen: Listen
+    listen: Listen | None = None
+    """None where the job is to speak."""
     file: str = ""
     """SHA-256 of the stored media, in hex; "" where it comes from `url`."""
     url: str = ""
@@ -679,6 +698,19 @@ class JobRequest:
     response_format: str = "json"
     style: Style = Style()
     """How its result is written, where its asker does not say otherwise."""
+    speak: Speak | None = None
+    """None where the job is to hear."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What else its dialect has to know when it writes the answer; of JSON's types."""
+
+    @property
+    def task(self) -> JobTask:
+        return self.listen.task if self.listen else "speak"
+
+    @property
+    def model(self) -> str:
+        """The model that hears, or the engine that speaks."""
+        return self.listen.model if self.listen else self.speak.engine if self.speak else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,20 @@ ROUTES                  of Starlette's; an `Open` one wants no key, an `Admin` o
 refusal(error)          how this dialect tells an error, as an ASGI application (a Response is one); without
                         it as /v1 does
 socket_refusal(error)   the same for WebSockets; without it they are closed before they open
+written(request, transcript), sounding(request, sound)
+                        the answer that a JobRequest of this dialect gets once it is done; where it makes jobs
 """
 
+import asyncio
 import functools
 import logging
 import pkgutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from types import ModuleType
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, Route
@@ -29,7 +34,7 @@ from server import errors
 from server.keys import Key, Scope
 from server.openapi import Answer, closed
 from server.services import Services
-from server.types import Job, ModelInfo, SpeakerCount, Transcript
+from server.types import Job, ModelInfo, Sound, SpeakerCount, Transcript
 
 log = logging.getLogger(__name__)
 
@@ -192,10 +197,62 @@ def public_base(request: Request) -> str:
     return services(request).config.public_url.rstrip("/") or str(request.base_url).rstrip("/")
 
 
-def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
-    """The body of a job's webhook, as the dialect writes it in which the job was submitted."""
-    told: dict[str, object] = import_module(f"{__name__}.{job.request.dialect}").payload(job, transcript)
+def payload(job: Job, outcome: Transcript | Sound | None) -> dict[str, object]:
+    """The body of a job's webhook: fal's envelope, around the result as its dialect writes it.
+
+    Sound does not travel along: it is told where it is.
+    """
+    told: object = {"detail": job.error.message} if job.error else None
+    if isinstance(outcome, Transcript):
+        chunks, media_type = written(job, outcome)
+        text = "".join(chunks)
+        told = msgspec.Raw(text.encode()) if media_type == "application/json" else {"text": text}
+    elif outcome:
+        told = sound_document(outcome) | {"result": f"/v1/jobs/{job.id}/result"}
+    return {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "ERROR" if job.error else "OK",
+        "payload": told,
+        "error": job.error.message if job.error else None,
+    }
+
+
+def sound_document(sound: Sound) -> dict[str, object]:
+    """What there is to say of a job's sound."""
+    return {"voice": sound.voice, "format": sound.format, "duration": sound.seconds, "size": sound.size}
+
+
+def written(job: Job, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """A job's transcript as the dialect answers it in which the job was submitted, and its content type."""
+    told: tuple[Iterator[str], str] = _of(job).written(job.request, transcript)
     return told
+
+
+def sounding(job: Job, sound: Sound) -> Response:
+    """A job's sound as the dialect answers it in which the job was submitted."""
+    answer: Response = _of(job).sounding(job.request, sound)
+    return answer
+
+
+def _of(job: Job) -> ModuleType:
+    return import_module(f"{__name__}.{job.request.dialect}")
+
+
+async def chunks(path: str) -> AsyncIterator[bytes]:
+    """A file, piece by piece."""
+    file = await asyncio.to_thread(open, path, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, _CHUNK):
+            yield piece
+    finally:
+        file.close()
+
+
+def from_file(sound: Sound, media_type: str | None) -> Response:
+    """A job's sound as an answer."""
+    headers = {"Content-Length": str(sound.size), "X-Voice": sound.voice}
+    return StreamingResponse(chunks(sound.path), media_type=media_type, headers=headers)
 
 
 def owner(request: Request) -> str:
@@ -302,6 +359,10 @@ HEARING = (
 
 SPEAKING = tuple(kind for kind in HEARING if kind not in (errors.BadMedia, errors.PullFailed))
 """What may become of a request to speak a text."""
+
+
+DEFERRED = (errors.KeyReused, errors.JobCancelled)
+"""What else may become of a request that is a job."""
 
 
 def refusals(*kinds: type[errors.SpeechError], content: Mapping[str, object] = _PROBLEM) -> dict[int, Answer]:

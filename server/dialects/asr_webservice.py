@@ -16,12 +16,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, formats, languages, prompts, transcribe
-from server.dialects import HEARING, document, notice, refusals, services, speaker_count, status, telling
+from server import deferred, errors, fields, formats, languages, prompts, transcribe
+from server.dialects import (
+    DEFERRED,
+    HEARING,
+    document,
+    notice,
+    refusals,
+    services,
+    speaker_count,
+    status,
+    telling,
+)
 from server.formats import verbose_json
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.spool import Spool, spooled
-from server.types import Diarize, Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
+from server.types import Diarize, JobRequest, Listen, ModelInfo, RawSound, Segment, Style, Task, Transcript
 
 _RAW = RawSound(16_000)
 """What `encode=false` promises."""
@@ -41,7 +51,7 @@ class AskedOfAll(BaseModel):
     model: str = Field("", description="An id of /v1/models; absent: the server's default model.")
 
 
-class Asked(AskedOfAll):
+class Asked(AskedOfAll, deferred.Query):
     """The query of /asr."""
 
     task: Task = Field("transcribe", description="translate: into English.")
@@ -97,15 +107,17 @@ class Detail(TypedDict):
 @operation(
     "Write down what is said in a media file",
     query=Asked,
+    headers=deferred.HEADERS,
     body=Upload(NoFields, file="audio_file"),
     answers={
+        202: answer("the job that it has become", deferred.JobDocument, Location="the job's address"),
         200: Answer(
             "the transcript, in the form that `output` names; its content type is always the same",
             {"text/plain": str},
             {"X-Whisperd-Warning": "what is wrong with the media", "Asr-Engine": "the engine"},
-        )
+        ),
     },
-    refusals=refusals(*HEARING, content={}),
+    refusals=refusals(*HEARING, *DEFERRED, content={}),
     description="An error has no body, since clients would save it as a subtitle: the header "
     "`X-Whisperd-Error` says what it is.",
 )
@@ -123,16 +135,23 @@ async def asr(request: Request) -> Response:
         raw=None if asked.encode else _RAW,
     )
     serving = services(request)
-    async with _uploaded(request, listen) as (spool, name):
-        async with aclosing(serving.transcribe(listen, spool)) as events:
+    deferral = deferred.wanted(request)
+    style = Style(speakers=asked.diarize)
+    kept = JobRequest(listen, dialect="asr_webservice", response_format=asked.output, style=style)
+    async with _uploaded(request, listen, is_job=deferral is not None) as (spool, name):
+        begun = await deferred.begin(request, deferral, kept, spool)
+        if isinstance(begun, Response):
+            return begun
+        async with aclosing(begun.events) as events:
             transcript = await transcribe.whole(events)
     model = serving.models.find(transcript.model)
     headers = {
         "Asr-Engine": transcript.engine or _NOBODY,
         "Content-Disposition": f'attachment; filename="{quote(name)}.{asked.output}"',
         **_remarks(transcript, model),
+        **begun.headers,
     }
-    return document(_written(transcript, asked), "text/plain", headers)
+    return document(_written(transcript, asked.output, style), "text/plain", headers)
 
 
 @operation(
@@ -168,12 +187,20 @@ def _diarize(asked: Asked) -> Diarize | None:
     return Diarize(speakers=count, names=True)
 
 
+def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """What a job has heard."""
+    return _written(transcript, request.response_format, request.style), "text/plain"
+
+
 @asynccontextmanager
-async def _uploaded(request: Request, listen: Listen) -> AsyncIterator[tuple[Spool, str]]:
+async def _uploaded(
+    request: Request, listen: Listen, *, is_job: bool = False
+) -> AsyncIterator[tuple[Spool, str]]:
     """The file and its name, once it is here; a request that cannot be done is refused before."""
     serving = services(request)
     limits = serving.config
-    serving.readers.refuse_if_full()
+    if not is_job:
+        serving.readers.refuse_if_full()
     serving.check_speakers(listen)
     if model := serving.choose(listen):
         transcribe.check(model, listen)
@@ -191,12 +218,12 @@ def _remarks(transcript: Transcript, model: ModelInfo) -> dict[str, str]:
     return notice(model) | ({"X-Whisperd-Warning": warnings} if warnings else {})
 
 
-def _written(transcript: Transcript, asked: Asked) -> Iterator[str]:
-    if asked.output == "txt":
+def _written(transcript: Transcript, output: str, style: Style) -> Iterator[str]:
+    if output == "txt":
         return (_line(segment) for segment in transcript.segments)
-    if asked.output == "json":
+    if output == "json":
         return _json(transcript)
-    return formats.find(asked.output).write(transcript, Style(speakers=asked.diarize))
+    return formats.find(output).write(transcript, style)
 
 
 def _line(segment: Segment) -> str:

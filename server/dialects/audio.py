@@ -448,20 +448,11 @@ async def _answer(request: Request, task: Task, empty: Asked) -> Response:
         style = replace(_style(asked), name=Path(form.file_name).stem or Style().name)
         listen = _listen(asked, task)
         model = _model(serving, listen)
-        headers = notice(model)
-        if deferral:
-            job = await deferred.submit(
-                request, deferral, _job(asked, listen, model, style), None if asked.url else spool
-            )
-            if deferral.is_async:
-                return await deferred.accepted(request, deferral, job)
-            headers |= deferred.headers(request, job)
-            events = deferred.events(serving.jobs, job)
-        elif asked.url:
-            events = serving.transcribe_url(listen, asked.url)
-        else:
-            events = serving.transcribe(listen, spool)
-        await stack.enter_async_context(aclosing(events))
+        begun = await deferred.begin(request, deferral, _job(asked, listen, model, style), spool)
+        if isinstance(begun, Response):
+            return begun
+        headers = notice(model) | begun.headers
+        events = await stack.enter_async_context(aclosing(begun.events))
         if events_wanted or (events_wanted is None and asked.stream):
             first = await stack.enter_async_context(sse.first(events))
             stream = _stream(sse.resumed(first, events), asked, style, bool(events_wanted), model, headers)

@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from typing_extensions import TypedDict
 
 from server import errors, fields, sse, transcribe
 from server.dialects import Open, Problem, notice, owner, public_base, sees, services, status
+from server.files import UPLOAD_TIME
 from server.openapi import Answer, Events, Fields, Raw, answer, closed, operation
 from server.services import Services
 from server.spool import Spool, on_disk, spooled
@@ -60,8 +61,9 @@ _PARSERS = asyncio.Semaphore(2)
 _WINDOWS = {"none": None, "regular": None, "high": 10.0, "full": 5.0}
 """Seconds of the longest window, by `acceleration`."""
 
-_UPLOAD_TIME = 3600
-"""Seconds for which an address to upload to is good, and a token."""
+_MOST_PARTS = 10_000
+_PART_NAMED = 100
+"""Bytes that a part takes where parts are named."""
 
 _LOOK = 0.5
 """Seconds between two looks at a job whose status is streamed."""
@@ -164,6 +166,26 @@ class Upload(BaseModel):
     """What it is; nobody here goes by it."""
     file_name: str = ""
     """As its client calls it."""
+
+
+class Part(BaseModel):
+    """A part of a file."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    partNumber: int
+    """As it was put."""
+    etag: str
+    """As it was answered then."""
+
+
+class Parts(BaseModel):
+    """What a file is to be made of."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    parts: list[Part]
+    """Its parts."""
 
 
 class Logged(BaseModel):
@@ -320,6 +342,22 @@ class Stored(TypedDict):
 
 
 @closed
+class Begun(TypedDict):
+    """A file that comes in parts."""
+
+    access_url: str
+    uploadId: str
+
+
+@closed
+class PutPart(TypedDict):
+    """A part that is here."""
+
+    partNumber: int
+    etag: str
+
+
+@closed
 class Token(TypedDict):
     """What uploads are made with."""
 
@@ -359,6 +397,7 @@ _UNSERVED = _REFUSED | {404: answer("nothing here by that name, or no such appli
 _APP = {"app": "the application's id"}
 _REQUEST = _APP | {"id": "the request's id"}
 _FILE = {"id": "the file's id", "name": "its name"}
+_PART = _FILE | {"upload": "the upload's id"}
 
 _OUTPUT = answer("the output", Output | WhisperOutput)
 _STREAM = Answer(
@@ -399,16 +438,9 @@ def _chunk(said: Word | Segment, told: bool) -> dict[str, object]:
     return {"timestamp": [said.start, said.end], "text": said.text.strip(), **speaker}
 
 
-def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
-    """The body of a job's webhook."""
-    problem = job.error.message if job.error else None
-    return {
-        "request_id": job.id,
-        "gateway_request_id": job.id,
-        "status": "ERROR" if problem else "OK",
-        "payload": output(job.request, transcript) if transcript else {"detail": problem},
-        "error": problem,
-    }
+def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """The output, as its clients get it."""
+    return iter((json.dumps(output(request, transcript), ensure_ascii=False),)), "application/json"
 
 
 def refusal(error: errors.SpeechError) -> JSONResponse:
@@ -457,9 +489,10 @@ async def _asked(request: Request) -> AsyncGenerator[tuple[JobRequest, Spool | N
         async with _PARSERS:
             found, is_here = await asyncio.to_thread(_parsed, body.path, media.path)
         job = _checked(Whisper if _is_whisper(app) else Nemotron, found).request(app, limits.fal_apps[app])
-        serving.check_speakers(job.listen)
-        if model := serving.choose(job.listen):
-            transcribe.check(model, job.listen)
+        listen = _listen(job)
+        serving.check_speakers(listen)
+        if model := serving.choose(listen):
+            transcribe.check(model, listen)
         url = "" if is_here else found["audio_url"]
         yield replace(job, url=url), on_disk(media.path) if is_here else None
 
@@ -504,8 +537,13 @@ def _checked(kind: type[Nemotron] | type[Whisper], found: dict[str, Any]) -> Nem
 
 def _heard(serving: Services, job: JobRequest, media: Spool | None) -> AsyncGenerator[Event]:
     if media:
-        return serving.transcribe(job.listen, media)
-    return serving.transcribe_url(job.listen, job.url)
+        return serving.transcribe(_listen(job), media)
+    return serving.transcribe_url(_listen(job), job.url)
+
+
+def _listen(job: JobRequest) -> Listen:
+    assert job.listen, "applications hear"
+    return job.listen
 
 
 # Run, stream and the queue ----------------------------------------------------------------------------
@@ -557,7 +595,7 @@ async def _run(request: Request) -> Response:
     serving.readers.refuse_if_full()
     async with _asked(request) as (job, media), aclosing(_heard(serving, job, media)) as events:
         transcript = await transcribe.whole(events)
-    return JSONResponse(output(job, transcript), headers=notice(serving.choose(job.listen)))
+    return JSONResponse(output(job, transcript), headers=notice(serving.choose(_listen(job))))
 
 
 @operation(
@@ -652,14 +690,15 @@ async def result(request: Request) -> Response:
     if not job.is_finished:
         return JSONResponse({"detail": "Request is still in progress"}, 400, _id(job))
     try:
-        told = output(job.request, await jobs.result(job.id))
+        transcript = await jobs.result(job.id)
     except errors.SpeechError as error:
         await jobs.told(job)
         answer = refusal(error)
         answer.headers["x-fal-request-id"] = job.id
         return answer
+    assert isinstance(transcript, Transcript), "applications hear"
     await jobs.told(job)
-    return JSONResponse(told, headers=_id(job))
+    return JSONResponse(output(job.request, transcript), headers=_id(job))
 
 
 @operation(
@@ -764,7 +803,7 @@ async def initiate(request: Request) -> Response:
     await serving.jobs.refuse_if_stored(1, owner(request))
     place = _new_place(asked.file_name)
     base = _base(request)
-    until = str(int(time.time()) + _UPLOAD_TIME)
+    until = str(int(time.time()) + UPLOAD_TIME)
     who = owner(request)
     mark = serving.jobs.signer.sign("upload", place.id, place.name, who, until)
     query = f"?owner={quote(who, safe='')}&until={until}&signature={mark}"
@@ -804,6 +843,14 @@ def _signed(request: Request) -> tuple[_Place, str]:
 
 
 async def _kept(request: Request, place: _Place, who: str) -> None:
+    kind = request.headers.get("content-type") or "application/octet-stream"
+    async with _taken(request, who) as spool:
+        await services(request).jobs.keep_file(spool, place.name, kind[:100], who, place.id)
+
+
+@asynccontextmanager
+async def _taken(request: Request, who: str) -> AsyncGenerator[Spool]:
+    """The body, complete."""
     serving = services(request)
     limits = serving.config
     declared = int(request.headers.get("content-length") or 0)
@@ -816,8 +863,104 @@ async def _kept(request: Request, place: _Place, who: str) -> None:
         await spool.finish()
         if not spool.size:
             raise errors.BadRequest("the file is empty")
-        kind = request.headers.get("content-type") or "application/octet-stream"
-        await serving.jobs.keep_file(spool, place.name, kind[:100], who, place.id)
+        yield spool
+
+
+@operation(
+    "Where a large file may be put, part by part",
+    body=Fields(Upload, required=False),
+    answers={200: answer("its addresses; parts go below the first", Addresses)},
+    refusals=_REFUSED,
+)
+@_told
+async def initiate_parts(request: Request) -> Response:
+    """The same as `initiate`, as the Node client asks for it with large files."""
+    limits = services(request).config
+    asked = await fields.small(request, Upload, grace=limits.upload_grace, rate=limits.upload_rate)
+    address, upload = await _begun(request, asked.file_name)
+    return JSONResponse({"upload_url": f"{address}/multipart/{upload}", "file_url": address})
+
+
+@operation(
+    "Begin to store a large file, part by part",
+    headers={"x-fal-file-name": "its name"},
+    answers={200: answer("where it will be, and what its parts are put under", Begun)},
+    refusals=_REFUSED,
+)
+@_told
+async def begin_parts(request: Request) -> Response:
+    """The same for the Python client."""
+    address, upload = await _begun(request, request.headers.get("x-fal-file-name", ""))
+    return JSONResponse({"access_url": address, "uploadId": upload})
+
+
+async def _begun(request: Request, name: str) -> tuple[str, str]:
+    """The address of a file that is to come in parts, and what allows to put them: owner and time, signed."""
+    serving = services(request)
+    await serving.jobs.refuse_if_stored(1, owner(request))
+    place = _new_place(name)
+    who = base64.urlsafe_b64encode(owner(request).encode()).decode().rstrip("=")
+    until = str(int(time.time()) + UPLOAD_TIME)
+    mark = serving.jobs.signer.sign("parts", place.id, place.name, who, until)
+    return _base(request) + place.path(), f"{until}.{who}.{mark}"
+
+
+@operation(
+    "Put a part of a file",
+    path=_PART | {"part": "its number, from 1"},
+    body=Raw("application/octet-stream"),
+    answers={200: answer("by what it is meant at the end", PutPart, ETag="the same")},
+    refusals=_REFUSED,
+)
+@_told
+async def put_part(request: Request) -> Response:
+    """A part, in any order; the same one may be put again."""
+    place, who = _allowed(request)
+    number = request.path_params["part"]
+    if not (number.isascii() and number.isdecimal() and 0 < int(number) <= _MOST_PARTS):
+        raise errors.BadField(f"part: must be a number from 1 to {_MOST_PARTS}", "part")
+    async with _taken(request, who) as spool:
+        mark = await asyncio.to_thread(services(request).jobs.uploads.keep, spool.path, place.id, int(number))
+    return JSONResponse({"partNumber": int(number), "etag": mark}, headers={"ETag": mark})
+
+
+@operation(
+    "Join the parts of a file",
+    path=_PART,
+    body=Fields(Parts),
+    answers={200: answer("where it is", Put)},
+    refusals=_REFUSED,
+)
+@_told
+async def complete(request: Request) -> Response:
+    """The file, of its parts in the order of their numbers: the Python client names them as they arrived."""
+    jobs, limits = services(request).jobs, services(request).config
+    place, who = _allowed(request)
+    pace = {"grace": limits.upload_grace, "rate": limits.upload_rate}
+    asked = await fields.small(request, Parts, **pace, largest=_MOST_PARTS * _PART_NAMED)
+    if not asked.parts:
+        raise errors.BadField("parts: there is none", "parts")
+    parts = sorted((part.partNumber, part.etag.strip('"')) for part in asked.parts)
+    async with spooled(limits.spool_folder) as joined:
+        await asyncio.to_thread(jobs.uploads.join, place.id, parts, joined.path)
+        await asyncio.to_thread(jobs.uploads.remove, place.id)
+        whole = on_disk(joined.path)
+        if whole.size > limits.max_upload:
+            raise errors.TooLarge(f"the file is larger than {limits.max_upload:,} bytes")
+        await jobs.keep_file(whole, place.name, "application/octet-stream", who, place.id)
+    return JSONResponse({"file_url": _base(request) + place.path()})
+
+
+def _allowed(request: Request) -> tuple[_Place, str]:
+    """The file whose parts may be put by this address, and whose it is. Raises Refused."""
+    place = _Place(request.path_params["id"], request.path_params["name"])
+    until, _, rest = request.path_params["upload"].partition(".")
+    who, _, mark = rest.partition(".")
+    if not services(request).jobs.signer.is_signed(mark, "parts", place.id, place.name, who, until):
+        raise errors.Refused("this address was not given by this server")
+    if int(until) < time.time():
+        raise errors.Refused("the time of this address is over; begin the upload again")
+    return place, base64.urlsafe_b64decode(who + "=" * (-len(who) % 4)).decode()
 
 
 @operation("A token for uploads", answers={200: answer("the token", Token)}, refusals=_REFUSED)
@@ -825,8 +968,8 @@ async def _kept(request: Request, place: _Place, who: str) -> None:
 async def token(request: Request) -> Response:
     """A key for uploads, as the Python client asks for it."""
     serving = services(request)
-    lent = serving.keys.lend(owner(request), "use", _UPLOAD_TIME) if serving.keys.needed else "none-needed"
-    expires = datetime.fromtimestamp(time.time() + _UPLOAD_TIME, UTC).isoformat()
+    lent = serving.keys.lend(owner(request), "use", UPLOAD_TIME) if serving.keys.needed else "none-needed"
+    expires = datetime.fromtimestamp(time.time() + UPLOAD_TIME, UTC).isoformat()
     base = _base(request, "v3.fal.media")
     return JSONResponse({"token": lent, "token_type": "Bearer", "base_url": base, "expires_at": expires})
 
@@ -968,12 +1111,16 @@ _OPEN: list[BaseRoute] = [
     Open("/.well-known/jwks.json", jwks, methods=["GET"]),
     Open("/files/b/{id}/{name}", put, methods=["PUT"]),
     Open("/files/b/{id}/{name}", file, methods=["GET"]),
+    Open("/files/b/{id}/{name}/multipart/{upload}/complete", complete, methods=["POST"]),
+    Open("/files/b/{id}/{name}/multipart/{upload}/{part}", put_part, methods=["PUT"]),
 ]
 
 _KEYED: list[BaseRoute] = [
     Route("/storage/upload/initiate", initiate, methods=["POST"]),
+    Route("/storage/upload/initiate-multipart", initiate_parts, methods=["POST"]),
     Route("/storage/auth/token", token, methods=["POST"]),
     Route("/files/upload", upload, methods=["POST"]),
+    Route("/files/upload/multipart", begin_parts, methods=["POST"]),
     App("/fal/run/{app:path}/stream", stream, methods=["POST"]),
     App("/fal/run/{app:path}", run, methods=["POST"]),
     *_apps("/fal/queue"),

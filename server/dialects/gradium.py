@@ -6,21 +6,34 @@ is, the worker's behind `error from server <code>: `, where the code is one of W
 """
 
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, Field, Json, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, sse, transcribe
-from server.dialects import may_keep, notice, sees, services, telling
-from server.openapi import Answer, Fields, Lines, Raw, closed, operation
+from server import deferred, errors, fields, sse, transcribe
+from server.dialects import chunks, from_file, may_keep, notice, sees, services, telling
+from server.openapi import Answer, Fields, Lines, Raw, answer, closed, operation
 from server.spool import spooled
-from server.types import Audio, Done, Event, Listen, ModelInfo, RawSound, Segment, Speak
+from server.types import (
+    Audio,
+    Done,
+    Event,
+    JobRequest,
+    Listen,
+    ModelInfo,
+    RawSound,
+    Segment,
+    Sound,
+    Speak,
+    Transcript,
+)
 
 _PCM_RATES = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 
@@ -87,7 +100,7 @@ class Config(BaseModel):
     language: fields.Language = Field(None, description="Language of the speech; absent: detected.")
 
 
-class Asked(BaseModel):
+class Asked(deferred.Query):
     """The query."""
 
     model: str = Field("default", description='An id of /v1/models; "default": the server\'s default model.')
@@ -155,7 +168,7 @@ class Told(TypedDict):
 
 
 @closed
-class Sound(TypedDict):
+class SoundTold(TypedDict):
     """More sound."""
 
     type: Literal["audio"]
@@ -171,8 +184,9 @@ class EndOfStream(TypedDict):
 
 
 Line = Text | EndText | Told
-SoundLine = Sound | EndOfStream | Told
+SoundLine = SoundTold | EndOfStream | Told
 
+_ACCEPTED = answer("the job that it has become", deferred.JobDocument, Location="the job's address")
 _REFUSED = {500: Answer("a sentence; any failure before the first line", {"text/plain": str})}
 
 
@@ -180,7 +194,8 @@ _REFUSED = {500: Answer("a sentence; any failure before the first line", {"text/
     "Write down what is said, while the body arrives",
     query=Asked,
     body=Raw(*filter(None, _CONTENT_TYPES)),
-    answers={200: Answer("lines of JSON", {"application/x-ndjson": Lines(Line)})},
+    headers=deferred.HEADERS,
+    answers={200: Answer("lines of JSON", {"application/x-ndjson": Lines(Line)}), 202: _ACCEPTED},
     refusals=_REFUSED,
 )
 @telling(refusal)
@@ -189,7 +204,9 @@ async def transcription(request: Request) -> Response:
     limits = serving.config
     asked = fields.query(request, Asked)
     listen = _listen(asked, request)
-    serving.readers.refuse_if_full()
+    deferral = deferred.wanted(request)
+    if not deferral:
+        serving.readers.refuse_if_full()
     model = serving.choose(listen)
     if model:
         transcribe.check(model, listen)
@@ -199,21 +216,29 @@ async def transcription(request: Request) -> Response:
             request, spool, largest=limits.max_upload, grace=limits.upload_grace, rate=limits.upload_rate
         )
         body = await stack.enter_async_context(arriving)
-        events = await stack.enter_async_context(aclosing(serving.transcribe(listen, spool)))
+        if deferral:
+            await body
+        begun = await deferred.begin(request, deferral, JobRequest(listen, dialect="gradium"), spool)
+        if isinstance(begun, Response):
+            return begun
+        events = await stack.enter_async_context(aclosing(begun.events))
         heard = await stack.enter_async_context(aclosing(sse.unless(body, events)))
         first = await stack.enter_async_context(sse.first(heard))
-        stream = sse.lines(sse.resumed(first, heard), _lines(model), notice(model))
+        stream = sse.lines(sse.resumed(first, heard), _lines(model), notice(model) | begun.headers)
         return sse.Held(stream, stack.pop_all())
 
 
 @operation(
     "Speak a text",
+    query=deferred.Query,
+    headers=deferred.HEADERS,
     body=Fields(Spoken),
     answers={
+        202: _ACCEPTED,
         200: Answer(
             "lines of JSON, or with `only_audio` the sound",
             {"application/x-ndjson": Lines(SoundLine), **dict.fromkeys(_MEDIA_TYPES.values(), bytes)},
-        )
+        ),
     },
     refusals=_REFUSED,
 )
@@ -221,6 +246,7 @@ async def transcription(request: Request) -> Response:
 async def speech(request: Request) -> Response:
     serving = services(request)
     limits = serving.config
+    deferral = deferred.wanted(request)
     asked = await fields.small(request, Spoken, grace=limits.upload_grace, rate=limits.upload_rate)
     if not asked.text.strip():
         raise errors.BadRequest("text: there is no text to speak")
@@ -237,6 +263,9 @@ async def speech(request: Request) -> Response:
         ),
         sees(request),
     )
+    if deferral:
+        kept = deferred.speaking(spoken, "gradium", only_audio=asked.only_audio)
+        return await deferred.spoken(request, deferral, kept)
     async with AsyncExitStack() as stack:
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         started = await sse.begun(sound)
@@ -245,6 +274,20 @@ async def speech(request: Request) -> Response:
         else:
             answer = sse.lines(started, _audio)
         return sse.Held(answer, stack.pop_all())
+
+
+def sounding(request: JobRequest, sound: Sound) -> Response:
+    """What a job has spoken: the sound, or lines of JSON with it."""
+    if request.asked["only_audio"]:
+        return from_file(sound, _MEDIA_TYPES[sound.format])
+    return sse.lines(chunks(sound.path), _audio)
+
+
+def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """What a job has heard, as lines of JSON."""
+    events: tuple[Event, ...] = (*transcript.segments, Done(transcript))
+    lines = (line for event in events for line in _told(event, ""))
+    return (msgspec.json.encode(line).decode() + "\n" for line in lines), "application/x-ndjson"
 
 
 async def _audio(sound: AsyncIterator[bytes]) -> AsyncIterator[SoundLine]:
@@ -275,21 +318,27 @@ def _listen(asked: Asked, request: Request) -> Listen:
 
 
 def _lines(model: ModelInfo | None) -> Callable[[AsyncIterator[Event]], AsyncIterator[Line]]:
-    """A `text` and an `end_text` for each segment; our own `warning` where the media has something wrong."""
+    """What the events are in lines; the model's notice stands in a header."""
     known = model.notice if model else ""
 
     async def write(events: AsyncIterator[Event]) -> AsyncIterator[Line]:
         try:
             async for event in events:
-                match event:
-                    case Segment(text=text, start=start, end=end):
-                        yield {"type": "text", "text": text.strip(), "start_s": start, "stream_id": _STREAM}
-                        yield {"type": "end_text", "stop_s": end, "stream_id": _STREAM}
-                    case Done(transcript):
-                        for warning in transcript.warnings:
-                            if warning != known:
-                                yield {"type": "warning", "message": warning}
+                for line in _told(event, known):
+                    yield line
         except errors.SpeechError as error:
             yield {"type": "error", "message": str(error)}
 
     return write
+
+
+def _told(event: Event, known: str) -> Iterator[Line]:
+    """A `text` and an `end_text` for a segment; our own `warning` where the media has something wrong."""
+    match event:
+        case Segment(text=text, start=start, end=end):
+            yield {"type": "text", "text": text.strip(), "start_s": start, "stream_id": _STREAM}
+            yield {"type": "end_text", "stop_s": end, "stream_id": _STREAM}
+        case Done(transcript):
+            for warning in transcript.warnings:
+                if warning != known:
+                    yield {"type": "warning", "message": warning}

@@ -3,9 +3,8 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
@@ -13,13 +12,27 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import deferred, errors, fields, formats, sse
+from server import deferred, dialects, errors, fields, formats, sse
 from server.dialects import HEARING, Problem, document, problem, refusals, sees, services, v1
 from server.errors import BadField
-from server.formats import json, verbose_json
-from server.jobs import Numbered
-from server.openapi import Answer, Events, answer, closed, operation
-from server.types import Done, Job, JobState, Progress, Segment, Started, Style, Task, Transcript, Waiting
+from server.formats import verbose_json
+from server.jobs import Numbered, Outcome
+from server.openapi import Answer, Events, Lines, answer, closed, operation
+from server.types import (
+    Audio,
+    Done,
+    Job,
+    JobRequest,
+    JobState,
+    Progress,
+    Segment,
+    Sound,
+    Started,
+    Style,
+    Task,
+    Transcript,
+    Waiting,
+)
 
 _MOST = 100
 _LAST = 10**11
@@ -62,6 +75,18 @@ class JobSummary(TypedDict):
     duration: float
     model: str
     warnings: Sequence[str]
+
+
+@closed
+class SoundSummary(TypedDict):
+    """The event `done` of a job that speaks."""
+
+    voice: str
+    format: Audio
+    duration: float
+    """Seconds."""
+    size: int
+    """Bytes of the result."""
 
 
 def _states(text: str) -> str:
@@ -117,13 +142,17 @@ class Followed(Written):
     """The number of the last event that was seen."""
 
 
+_SOUNDS = (
+    *("audio/mpeg", "audio/ogg", "audio/aac", "audio/flac", "audio/wav", "audio/pcm"),
+    "application/octet-stream",
+)
 _ID = {"id": "the job's id"}
 _JOB_EVENTS = Events(
     {
         "started": JobBegan,
         "progress": deferred.JobProgress,
         "segment": verbose_json.FullSegment | verbose_json.BriefSegment | str,
-        "done": JobSummary,
+        "done": JobSummary | SoundSummary,
         "error": Problem,
     }
 )
@@ -187,12 +216,16 @@ async def delete(request: Request) -> Response:
     query=Written,
     answers={
         200: Answer(
-            "the transcript in its format",
+            "what the request itself would have answered, or with `response_format` the transcript in it",
             {
-                "application/json": json.Json | verbose_json.VerboseJson,
+                "application/json": Any,
                 "text/plain": str,
                 "text/vtt": str,
                 "text/tab-separated-values": str,
+                "application/x-subrip": str,
+                "application/x-ndjson": Lines(Any),
+                "text/event-stream": Events({"": Any}),
+                **dict.fromkeys(_SOUNDS, bytes),
             },
         ),
         202: answer("the job, which has not ended", deferred.JobDocument, Retry_After="seconds"),
@@ -205,17 +238,12 @@ async def result(request: Request) -> Response:
     if not found.is_finished:
         return JSONResponse(await deferred.document(request, found), 202, {"Retry-After": "1"})
     asked = fields.query(request, Written)
-    name = asked.response_format or found.request.response_format
-    style = _style(asked, found.request.style)
     try:
-        transcript = await jobs.result(found.id)
+        outcome = await jobs.result(found.id)
     except errors.SpeechError:
         await jobs.told(found)
         raise
-    format = formats.find(name)
-    answer = document(format.write(transcript, style), format.MEDIA_TYPE, {"X-Job-Id": found.id})
-    await jobs.told(found)
-    return answer
+    return deferred.told(request, found, _answer(found, outcome, asked))
 
 
 @operation(
@@ -248,6 +276,22 @@ async def events(request: Request) -> Response:
         return sse.Held(stream, stack.pop_all())
 
 
+def _answer(job: Job, outcome: Outcome, asked: Written) -> Response:
+    """The result in the form that the request wanted, or a transcript in another one."""
+    if isinstance(outcome, Sound):
+        if asked.response_format:
+            raise BadField(
+                "response_format: what was spoken has the one that was asked for", "response_format"
+            )
+        return dialects.sounding(job, outcome)
+    if not asked.response_format and asked.words is None:
+        return document(*dialects.written(job, outcome), {})
+    style = _style(asked, job.request.style)
+    name = asked.response_format or job.request.response_format
+    format = formats.find(name if name in formats.names() else "verbose_json")
+    return document(format.write(outcome, style), format.MEDIA_TYPE, {})
+
+
 ROUTES = [
     Route("/v1/jobs", listing, methods=["GET"]),
     Route("/v1/jobs/{id}", job, methods=["GET"]),
@@ -257,23 +301,10 @@ ROUTES = [
 ]
 
 
-def payload(job: Job, transcript: Transcript | None) -> dict[str, object]:
-    """The body of a job's webhook: fal's envelope, around the result in the format that was asked for."""
-    if transcript is None:
-        assert job.error, "a job without a result has an error"
-        told: object = {"detail": job.error.message}
-    else:
-        format = formats.find(job.request.response_format)
-        text = "".join(format.write(transcript, job.request.style))
-        is_json = format.MEDIA_TYPE == "application/json"
-        told = msgspec.Raw(text.encode()) if is_json else {"text": text}
-    return {
-        "request_id": job.id,
-        "gateway_request_id": job.id,
-        "status": "ERROR" if job.error else "OK",
-        "payload": told,
-        "error": job.error.message if job.error else None,
-    }
+def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """In the format that was asked for, as under /v1/audio."""
+    format = formats.find(request.response_format)
+    return format.write(transcript, request.style), format.MEDIA_TYPE
 
 
 async def _find(request: Request) -> Job:
@@ -313,6 +344,8 @@ async def _written(
                 case Segment():
                     for said in _numbered(pieces.add(event), number or 0, after):
                         yield said
+                case Sound() if number and number > after:
+                    yield sse.event("done", dialects.sound_document(event), number)
                 case Done(transcript) if number and number > after:
                     for piece in pieces.end():
                         yield sse.event("segment", piece)

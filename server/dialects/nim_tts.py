@@ -13,14 +13,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import fields, samples, sse
-from server.dialects import SPEAKING, may_keep, refusals, sees, services, v1
+from server import deferred, fields, samples, sse
+from server.dialects import DEFERRED, SPEAKING, from_file, may_keep, refusals, sees, services, v1
 from server.errors import BadField, BadMedia, BadRequest, MissingField, TextTooLong, VoiceNotFound
 from server.openapi import Answer, Upload, answer, closed, operation
 from server.services import Services
 from server.speak import SAMPLE_RATES, Spoken, wav_header
 from server.spool import Spool, spooled
-from server.types import Audio, Sample, Speak
+from server.types import Audio, JobRequest, Sample, Sound, Speak
 
 LONGEST = 2000
 """Characters of a text when it is written out."""
@@ -64,6 +64,7 @@ class VoiceNames(TypedDict):
     voices: list[str]
 
 
+_ACCEPTED = answer("the job that it has become", deferred.JobDocument, Location="the job's address")
 _BODY = Upload(Asked, _PROMPT, "a recording of 3 to 30 s whose voice is to be spoken in", needed=False)
 
 
@@ -83,16 +84,22 @@ async def list_voices(request: Request) -> Response:
 
 @operation(
     "Speak a text, whole",
+    query=deferred.Query,
+    headers=deferred.HEADERS,
     body=_BODY,
-    answers={200: Answer("a WAV file", {"audio/wav": bytes})},
-    refusals=refusals(*SPEAKING),
+    answers={200: Answer("a WAV file", {"audio/wav": bytes}), 202: _ACCEPTED},
+    refusals=refusals(*SPEAKING, *DEFERRED),
 )
 @v1
 async def synthesize(request: Request) -> Response:
     """A whole WAV file."""
     serving = services(request)
+    deferral = deferred.wanted(request)
     async with AsyncExitStack() as stack:
-        spoken = await _prepared(request, "pcm", stack)
+        spoken = await _prepared(request, "wav" if deferral else "pcm", stack)
+        if deferral:
+            kept = deferred.speaking(spoken, "nim_tts", is_wav=True)
+            return await deferred.spoken(request, deferral, kept)
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         pcm = b"".join([data async for data in sound])
     return Response(wav_header(spoken.sample_rate, len(pcm)) + pcm, media_type="audio/wav")
@@ -100,18 +107,32 @@ async def synthesize(request: Request) -> Response:
 
 @operation(
     "Speak a text as it is made",
+    query=deferred.Query,
+    headers=deferred.HEADERS,
     body=_BODY,
-    answers={200: Answer("raw samples, int16; without a content type", {"application/octet-stream": bytes})},
-    refusals=refusals(*SPEAKING),
+    answers={
+        200: Answer("raw samples, int16; without a content type", {"application/octet-stream": bytes}),
+        202: _ACCEPTED,
+    },
+    refusals=refusals(*SPEAKING, *DEFERRED),
 )
 @v1
 async def synthesize_online(request: Request) -> Response:
     """Raw samples, as they are made; without a content type, as NVIDIA's."""
     serving = services(request)
+    deferral = deferred.wanted(request)
     async with AsyncExitStack() as stack:
         spoken = await _prepared(request, "pcm", stack)
+        if deferral:
+            kept = deferred.speaking(spoken, "nim_tts", is_wav=False)
+            return await deferred.spoken(request, deferral, kept)
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         return sse.Held(StreamingResponse(await sse.begun(sound)), stack.pop_all())
+
+
+def sounding(request: JobRequest, sound: Sound) -> Response:
+    """What a job has spoken: a WAV file, or raw samples without a content type."""
+    return from_file(sound, "audio/wav" if request.asked["is_wav"] else None)
 
 
 ROUTES = [

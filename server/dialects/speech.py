@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Literal, NotRequired
 
@@ -14,12 +14,25 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, sse
-from server.dialects import SPEAKING, Open, Problem, may_keep, problem, refusals, sees, services, v1
+from server import deferred, errors, fields, sse
+from server.dialects import (
+    DEFERRED,
+    SPEAKING,
+    Open,
+    Problem,
+    chunks,
+    from_file,
+    may_keep,
+    problem,
+    refusals,
+    sees,
+    services,
+    v1,
+)
 from server.errors import MissingField, ModelNotFound
 from server.openapi import Answer, Events, Fields, answer, closed, operation
 from server.speak import Spoken
-from server.types import Audio, Speak
+from server.types import Audio, JobRequest, Sound, Speak
 from server.voices import OPENAI, engines_here
 
 MEDIA_TYPES: dict[Audio, str] = {
@@ -137,8 +150,11 @@ class NamedModels(TypedDict):
 
 @operation(
     "Speak a text",
+    query=deferred.Query,
+    headers=deferred.HEADERS,
     body=Fields(Asked),
     answers={
+        202: answer("the job that it has become", deferred.JobDocument, Location="the job's address"),
         200: Answer(
             "the sound, as it is made",
             {
@@ -146,15 +162,16 @@ class NamedModels(TypedDict):
                 "text/event-stream": Events({"": AudioDelta | AudioDone | Problem}),
             },
             {"X-Voice": "the voice that speaks"},
-        )
+        ),
     },
-    refusals=refusals(*SPEAKING),
+    refusals=refusals(*SPEAKING, *DEFERRED),
 )
 @v1
 async def speech(request: Request) -> Response:
     """Speak a text."""
     serving = services(request)
     limits = serving.config
+    deferral = deferred.wanted(request)
     asked = await fields.small(request, Asked, grace=limits.upload_grace, rate=limits.upload_rate)
     if not asked.input.strip():
         raise MissingField("input: there is no text to speak", "input")
@@ -172,17 +189,36 @@ async def speech(request: Request) -> Response:
         ),
         sees(request),
     )
+    if deferral:
+        form, tokens = asked.stream_format, _tokens(spoken)
+        kept = deferred.speaking(spoken, "speech", stream_format=form, tokens=tokens)
+        return await deferred.spoken(request, deferral, kept)
+
+    def usage() -> Usage:
+        return _usage(_tokens(spoken), spoken.seconds)
+
     async with AsyncExitStack() as stack:
         sound = await stack.enter_async_context(aclosing(serving.speak(spoken)))
         if asked.stream_format == "sse":
             first = await stack.enter_async_context(sse.first(sound))
             events = sse.stream(
-                sse.resumed(first, sound), lambda sound: _events(sound, spoken), go_whisper=False
+                sse.resumed(first, sound), lambda sound: _events(sound, usage), go_whisper=False
             )
             return sse.Held(events, stack.pop_all())
         body = StreamingResponse(await sse.begun(sound), media_type=MEDIA_TYPES[asked.response_format])
         body.headers["X-Voice"] = spoken.voice.id
         return sse.Held(body, stack.pop_all())
+
+
+def sounding(request: JobRequest, sound: Sound) -> Response:
+    """What a job has spoken: the sound, or OpenAI's events of it."""
+    if request.asked["stream_format"] == "audio":
+        return from_file(sound, MEDIA_TYPES[sound.format])
+
+    def usage() -> Usage:
+        return _usage(request.asked["tokens"], sound.seconds)
+
+    return sse.stream(chunks(sound.path), lambda data: _events(data, usage), go_whisper=False)
 
 
 def _engine(model: str) -> str:
@@ -195,20 +231,23 @@ def _engine(model: str) -> str:
     raise ModelNotFound(f"there is no model {model[:80]!a} that speaks; there are {known}")
 
 
-async def _events(sound: AsyncIterator[bytes], spoken: Spoken) -> AsyncIterator[ServerSentEvent]:
+async def _events(sound: AsyncIterator[bytes], usage: Callable[[], Usage]) -> AsyncIterator[ServerSentEvent]:
     """speech.audio.delta…, speech.audio.done; an error is data with the key `error`."""
     try:
         async for data in sound:
             audio = base64.b64encode(data).decode()
             yield sse.data(AudioDelta(type="speech.audio.delta", audio=audio))
-        yield sse.data(AudioDone(type="speech.audio.done", usage=_usage(spoken)))
+        yield sse.data(AudioDone(type="speech.audio.done", usage=usage()))
     except errors.SpeechError as error:
         yield sse.data(problem(error))
 
 
-def _usage(spoken: Spoken) -> Usage:
-    read = sum(len(_TOKEN.findall(piece.text)) for piece in spoken.pieces)
-    said = round(spoken.seconds / _TOKEN_SECONDS)
+def _tokens(spoken: Spoken) -> int:
+    return sum(len(_TOKEN.findall(piece.text)) for piece in spoken.pieces)
+
+
+def _usage(read: int, seconds: float) -> Usage:
+    said = round(seconds / _TOKEN_SECONDS)
     return {"input_tokens": read, "output_tokens": said, "total_tokens": read + said}
 
 

@@ -16,11 +16,22 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import errors, fields, formats, languages, transcribe
-from server.dialects import HEARING, Admin, Open, document, notice, refusals, services, status, telling
+from server import deferred, errors, fields, formats, languages, transcribe
+from server.dialects import (
+    DEFERRED,
+    HEARING,
+    Admin,
+    Open,
+    document,
+    notice,
+    refusals,
+    services,
+    status,
+    telling,
+)
 from server.openapi import Answer, Fields, Upload, answer, closed, operation
 from server.spool import Spool, spooled
-from server.types import Diarize, Listen, Segment, Style, Transcript, Word
+from server.types import Diarize, JobRequest, Listen, Segment, Style, Transcript, Word
 
 _MEDIA_TYPES = {
     "text": "text/plain; charset=utf-8",
@@ -149,8 +160,11 @@ _ERROR = {"application/json": ErrorTold}
 
 @operation(
     "Write down what is said in a media file",
+    query=deferred.Query,
+    headers=deferred.HEADERS,
     body=Upload(Asked),
     answers={
+        202: answer("the job that it has become", deferred.JobDocument, Location="the job's address"),
         200: Answer(
             "the transcript in its format",
             {
@@ -159,16 +173,18 @@ _ERROR = {"application/json": ErrorTold}
                 "application/x-subrip": str,
                 "text/vtt": str,
             },
-        )
+        ),
     },
-    refusals=refusals(*HEARING, content=_ERROR),
+    refusals=refusals(*HEARING, *DEFERRED, content=_ERROR),
 )
 @telling(refusal)
 async def inference(request: Request) -> Response:
     serving = services(request)
     limits = serving.config
     loaded: str = getattr(request.app.state, "inference_model", "")
-    serving.readers.refuse_if_full()
+    deferral = deferred.wanted(request)
+    if not deferral:
+        serving.readers.refuse_if_full()
 
     def check(asked: Asked) -> None:
         listen = _listen(asked, loaded)
@@ -183,17 +199,22 @@ async def inference(request: Request) -> Response:
         listen = _listen(asked, loaded)
         if asked.detect_language:
             return await _only_language(request, asked, listen, spool)
-        async with aclosing(serving.transcribe(listen, spool)) as events:
+        kept = JobRequest(
+            listen,
+            dialect="whisper_cpp_server",
+            response_format=asked.response_format,
+            asked=asked.model_dump(exclude_defaults=True),
+        )
+        begun = await deferred.begin(request, deferral, kept, spool)
+        if isinstance(begun, Response):
+            return begun
+        async with aclosing(begun.events) as events:
             transcript = await transcribe.whole(events)
-        headers = notice(serving.models.find(transcript.model))
-        if asked.response_format in _MEDIA_TYPES:
-            return document(_text(transcript, asked), _MEDIA_TYPES[asked.response_format], headers)
-        if asked.response_format != "verbose_json":
-            return JSONResponse({"text": _lines(transcript)}, headers=headers)
-        found: dict[str, float] = {}
-        if not asked.no_language_probabilities:
-            found = transcript.languages or await serving.detect(listen, spool)
-        return document(_verbose(transcript, asked, found), "application/json", headers)
+        headers = notice(serving.models.find(transcript.model)) | begun.headers
+        found = {} if asked.no_language_probabilities else transcript.languages
+        if asked.response_format == "verbose_json" and not (found or asked.no_language_probabilities):
+            found = await serving.detect(listen, spool)
+        return document(*_written(transcript, asked, found), headers)
 
 
 @operation(
@@ -290,6 +311,21 @@ def _followed(transcript: Transcript) -> Iterator[tuple[Segment, bool]]:
     """Each segment, and whether somebody else goes on after it."""
     turns = [bool(segment.turn) for segment in transcript.segments[1:]]
     return zip(transcript.segments, [*turns, False], strict=False)
+
+
+def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str], str]:
+    """What a job has heard. Its media is gone: languages have probabilities only where they were detected."""
+    asked = Asked.model_validate(request.asked)
+    return _written(transcript, asked, {} if asked.no_language_probabilities else transcript.languages)
+
+
+def _written(transcript: Transcript, asked: Asked, found: dict[str, float]) -> tuple[Iterator[str], str]:
+    """The answer and its content type; `found`: probabilities of languages, for verbose_json."""
+    if media_type := _MEDIA_TYPES.get(asked.response_format):
+        return _text(transcript, asked), media_type
+    if asked.response_format == "verbose_json":
+        return _verbose(transcript, asked, found), "application/json"
+    return iter((msgspec.json.encode({"text": _lines(transcript)}).decode(),)), "application/json"
 
 
 def _text(transcript: Transcript, asked: Asked) -> Iterator[str]:

@@ -167,6 +167,55 @@ def test_python_uploads_and_runs(python: fal_client.SyncClient, tmp_path: Path) 
     assert python.run("fal-ai/whisper", {"audio_url": address, "language": "en"})["text"] == TEXT
 
 
+def test_python_uploads_a_large_file_in_parts(
+    python: fal_client.SyncClient, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bound of 100 MB lowered, for the same calls with less to send."""
+    monkeypatch.setattr(fal_client.client, "MULTIPART_THRESHOLD", 10_000)
+    monkeypatch.setattr(fal_client.client, "MULTIPART_CHUNK_SIZE", 7_000)
+    sound = tmp_path / "my large file.wav"
+    sound.write_bytes(TWO)
+    addresses = [python.upload_file(sound), python.upload(TWO, "audio/wav", file_name="two.wav")]
+    assert [httpx.get(address).content for address in addresses] == [TWO] * 2
+    assert python.run(APP, {"audio_url": addresses[0]})["output"] == TEXT
+    assert not [*(server.data / "jobs" / "uploads").glob("*/*")]
+
+
+@pytest.mark.slow
+def test_node_uploads_a_large_file_in_parts(server: Server, tmp_path: Path) -> None:
+    """Its bound is fixed: 90 MB. What follows the sound in the file is nothing to a reader of WAV."""
+    sound = tmp_path / "two.wav"
+    sound.write_bytes(TWO)
+    script = Path(__file__).with_name("fal_large.mjs")
+    command = ["node", str(script), str(fetched(PACKAGE)), server.url, str(sound), KEY]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr + server.log
+    told = json.loads(ran.stdout)
+    assert told["data"]["output"] == TEXT
+    assert len(httpx.get(told["address"], timeout=60).content) == len(TWO) + (91 << 20)
+
+
+def test_parts_are_put_by_whoever_was_allowed_to(client: httpx.Client) -> None:
+    begun = client.post("/storage/upload/initiate-multipart", json={"file_name": "a.wav"}).json()
+    address = begun["upload_url"]
+    parts = [TWO[:5000], TWO[5000:]]
+    marks = {}
+    for number in (2, 1, 2):
+        put = httpx.put(f"{address}/{number}", content=parts[number - 1])
+        assert put.json() == {"partNumber": number, "etag": put.headers["etag"]}
+        marks[number] = put.headers["etag"]
+    other = "0" if address[-1] != "0" else "1"
+    assert httpx.put(f"{address[:-1]}{other}/1", content=b"x").status_code == 403
+    assert httpx.put(f"{address.replace('/a.wav/', '/b.wav/')}/1", content=b"x").status_code == 403
+    assert httpx.put(f"{address}/0", content=b"x").status_code == 422
+    assert httpx.get(begun["file_url"]).status_code == 404
+    wrong = [{"partNumber": 1, "etag": marks[2]}]
+    assert httpx.post(f"{address}/complete", json={"parts": wrong}).status_code == 422
+    right = [{"partNumber": number, "etag": marks[number]} for number in (1, 2)]
+    assert httpx.post(f"{address}/complete", json={"parts": right}).status_code == 200
+    assert httpx.get(begun["file_url"]).content == TWO
+
+
 def test_python_streams(python: fal_client.SyncClient) -> None:
     events = list(python.stream(APP, {"audio_url": DATA_URI}))
     assert events[-1] == {"output": TEXT, "partial": False}
