@@ -130,7 +130,9 @@ def main(
         for name in wanted:
             found[name] = _measured(parts[name], made, quick)
             if write:
-                _keep(found, kept, page)
+                _keep(found, kept)
+    if write:
+        _write(found, page)
     out.print(_table(HEAD, _cells(found)), _table(AIM_HEAD, _aims(found)))
 
 
@@ -346,13 +348,19 @@ def _read(file: Path) -> _Kept:
     return {name: found[name] for name in PARTS if name in found}
 
 
-def _keep(found: _Kept, file: Path, page: Path) -> None:
-    ordered = {name: found[name] for name in PARTS if name in found}
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in ordered.items())
+def _keep(found: _Kept, file: Path) -> None:
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in _ordered(found).items())
     file.write_text(f"{{\n{lines}\n}}\n", "utf-8")
+
+
+def _ordered(found: _Kept) -> _Kept:
+    return {name: found[name] for name in PARTS if name in found}
+
+
+def _write(found: _Kept, page: Path) -> None:
     text = page.read_text("utf-8")
     begin, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
-    page.write_text(f"{text[:begin]}\n\n{_markdown(ordered)}\n\n{text[end:]}", "utf-8")
+    page.write_text(f"{text[:begin]}\n\n{_markdown(_ordered(found))}\n\n{text[end:]}", "utf-8")
 
 
 def _cells(found: _Kept) -> Iterator[list[str]]:

@@ -56,8 +56,9 @@ def environment() -> dict[str, str]:
     """What other programs may know of ours: no keys, no tokens."""
     kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_PREFIXES)}
     # GNU OpenMP's idle threads spin: beside any busy process that made whisper.cpp fifteen times slower.
-    # A short spin is as fast on an idle machine and tame on a busy one.
-    return {"GOMP_SPINCOUNT": "1000", **kept}
+    # A short spin is as fast on an idle machine and tame on a busy one. numpy's matrices here are small:
+    # OpenBLAS's threads only spin beside them, which made spectra five times as dear (measured).
+    return {"GOMP_SPINCOUNT": "1000", "OPENBLAS_NUM_THREADS": "1", **kept}
 
 
 class Child(Generic[Incoming]):

@@ -200,12 +200,14 @@ class Config(BaseModel):
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Names under which this server may be asked for, beside loopback and addresses."
     )
-    slots: int = Field(0, ge=0, le=256, description="Windows of one model at a time; 0: one a core.")
+    slots: int = Field(
+        0, ge=0, le=256, description="Windows of one model at a time; 0: at most one a core, as suits it."
+    )
     threads: int = Field(
         0,
         ge=0,
         le=256,
-        description="Threads of a window; 0: all cores for a lone one, one each when several run.",
+        description="Threads of a window; 0: as suits the engine and the size of the model.",
     )
     batch: int = Field(
         0,

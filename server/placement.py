@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 _BACKGROUND = 300_000_000
 """Bytes of a model's file from which it is not waited for its conversion: whisper.cpp answers meanwhile."""
 
+SMALL = 60_000_000
+"""Bytes of weights below which a window is not worth a second thread: `tiny` and the demo model."""
+
+_FEW = 4
+"""Slots that are enough for throughput, or a quarter of the cores."""
+
 _CARDS = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")
 """Where the system shows graphics cards."""
 
@@ -159,20 +165,40 @@ def _only(model: ModelInfo) -> str:
     return "whisper.cpp" if "diarize" in model.capabilities else ""
 
 
+def sharing(weights: int, cores: int, most: int, slots: int = 0) -> tuple[int, int]:
+    """Slots and threads of each, for a model of so many bytes on CTranslate2; `slots`: as the owner wants.
+
+    A small model has a slot for each core: more threads only slow it down. A larger one has twice as many
+    threads as there are cores, so that a lone window is heard by several; when all slots are busy, that
+    costs next to nothing (measured: docs/performance.md).
+    """
+    if weights < SMALL:
+        slots = slots or most
+        return slots, max(1, cores // slots)
+    slots = slots or min(most, max(_FEW, cores // _FEW))
+    return slots, max(1, min(cores, 2 * cores // slots))
+
+
 def _on_ctranslate2(wanted: Tuning, copy: Path, device: str, slots: int) -> Loading:
     cores = len(os.sched_getaffinity(0))
-    slots = wanted.slots or slots
+    slots, threads = sharing(_weights(copy), cores, slots, wanted.slots or (slots if device == "cuda" else 0))
     return Loading(
         engine="ctranslate2",
         path=copy,
         slots=slots,
         most=slots,
-        threads=wanted.threads or max(1, cores // slots),
+        threads=wanted.threads or threads,
         batch=wanted.batch or BATCH,
         device=device,
         devices=wanted.devices,
         compute_type=wanted.compute_type,
     )
+
+
+def _weights(copy: Path) -> int:
+    """Bytes of what is loaded."""
+    file = copy / "model.bin"
+    return file.stat().st_size if file.is_file() else 0
 
 
 async def _gpu_build(empty: Path) -> bool:

@@ -20,7 +20,7 @@ import yaml
 from server.child import ChildGone
 from server.config import EngineName, Tuning
 from server.errors import SpeechError, WorkFailed
-from server.placement import Placement
+from server.placement import SMALL, Placement, sharing
 from server.runners.local import BATCH
 from server.services import Services
 from server.spool import Spool
@@ -56,9 +56,12 @@ class Way:
 
 
 def ways(cores: int) -> Iterator[Way]:
-    """What is tried: a slot for each core, and one slot with all cores."""
+    """What is tried: a slot for each core, one slot with all cores, and on CTranslate2 what lies between."""
     for engine, slots in itertools.product(("ctranslate2", "whisper.cpp"), sorted({1, cores})):
         yield Way(engine, slots, max(1, cores // slots))  # type: ignore[arg-type]
+    slots, threads = sharing(SMALL, cores, cores)
+    if cores > 1:
+        yield Way("ctranslate2", slots, threads)
 
 
 async def compare(services: Services, model: ModelInfo, clip: Spool) -> AsyncIterator[Way]:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -93,16 +93,17 @@ class Sound:
     def __init__(self, pcm: Pcm) -> None:
         self.seconds = len(pcm) / SAMPLE_RATE
         frames = _framed(pcm - pcm.mean() if len(pcm) else pcm)
-        self.loudness: Floats = 10 * np.log10(1e-10 + (frames**2).mean(axis=1))
+        self.loudness: Floats = 10 * np.log10(1e-10 + (frames**2).mean(axis=1, dtype=np.float64))
         """dB of each frame."""
         quiet, loud = np.percentile(self.loudness, (10, 95))
         self.voiced: NDArray[np.bool_] = self.loudness > max(quiet + _RISE * (loud - quiet), loud - _DEEPEST)
         self._frames = frames
 
+    @cached_property
     def change(self) -> Floats:
         """How much the spectrum of the 30 ms after each frame differs from that of the 30 ms before."""
         power = np.abs(np.fft.rfft(self._frames, 512)) ** 2
-        bands = np.log(1e-8 + np.add.reduceat(power, _edges(), axis=1)[:, :-1])
+        bands = np.log(1e-8 + np.add.reduceat(power, _edges(), axis=1)[:, :-1].astype(np.float64))
         padded = np.pad(bands, ((3, 3), (0, 0)), mode="edge")
         sums = np.cumsum(np.vstack([np.zeros(bands.shape[1]), padded]), axis=0)
         means = (sums[3:] - sums[:-3]) / 3
@@ -110,10 +111,10 @@ class Sound:
         return change
 
 
-def _framed(pcm: Pcm) -> Floats:
+def _framed(pcm: Pcm) -> Pcm:
     count = max(1, len(pcm) // _HOP)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, (200, 400)), 400)
-    framed: Floats = windows[::_HOP][:count] * np.hanning(400)
+    framed: Pcm = windows[::_HOP][:count] * np.hanning(400).astype(np.float32)
     return framed
 
 
@@ -227,7 +228,7 @@ class _Track:
         self.pauses = np.concatenate([[False], np.diff(places) > 1])
         change, loudness = (
             _standard(values[np.clip(places, 0, len(values) - 1)])
-            for values in (sound.change(), sound.loudness)
+            for values in (sound.change, sound.loudness)
         )
         self.cost: Floats = _LOUD * loudness - _CHANGE * change - _PAUSE * self.pauses
 

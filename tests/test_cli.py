@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server import config, tuning
+from server import config, placement, tuning
 from server.errors import WorkFailed
 from tests.serving import Server, serving
 from tests.speech import SENTENCES, talk, wav
@@ -183,6 +183,16 @@ def test_what_bench_writes_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
         assert all(line in file.read_text().splitlines() for line in kept)
         if before and "threads: 3" in before:
             assert read.tuning["a"].threads == 3
+
+
+def test_larger_models_share_the_cores_out_with_two_threads_for_each() -> None:
+    small, large = placement.SMALL - 1, placement.SMALL
+    assert [placement.sharing(small, cores, cores) for cores in (1, 2, 16)] == [(1, 1), (2, 1), (16, 1)]
+    shares = [placement.sharing(large, cores, cores) for cores in (1, 2, 4, 8, 16, 64)]
+    assert shares == [(1, 1), (2, 2), (4, 2), (4, 4), (4, 8), (16, 8)]
+    assert placement.sharing(large, 16, 16, slots=8) == (8, 4), "the owner's slots"
+    assert placement.sharing(large, 16, 2) == (2, 16), "fewer, for want of memory"
+    assert placement.sharing(small, 8, 8, slots=2) == (2, 4)
 
 
 def test_the_better_way_is_the_faster_and_among_equals_the_one_with_less_waiting() -> None:

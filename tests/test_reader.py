@@ -192,6 +192,7 @@ async def test_readers_know_no_secrets(tmp_path: Path, monkeypatch: pytest.Monke
         assert "HF_TOKEN" not in environment
         assert "WHISPERD_PORT" not in environment
         assert environment["GOMP_SPINCOUNT"] == "1000"
+        assert environment["OPENBLAS_NUM_THREADS"] == "1"
         assert psutil.Process(process).cwd() == str(tmp_path / "empty")
     finally:
         await readers.stop()
