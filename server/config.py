@@ -228,6 +228,11 @@ class Config(BaseModel):
         {},
         description="The same for some models, by id; and short_context: encode sound at its own length.",
     )
+    known_speakers: Folder | None = Field(
+        None,
+        description="Folder of people's voices, each as NAME.wav or such; by default `known_speakers` in the "
+        "data folder.",
+    )
     speaker_threshold: float = Field(
         0.5, ge=-1, le=1, description="Likeness from which a voice is one that the request knows, -1 to 1."
     )
@@ -318,6 +323,10 @@ class Config(BaseModel):
     @property
     def voice_folder(self) -> Path:
         return self.voices or self.data / "voices"
+
+    @property
+    def known_speaker_folder(self) -> Path:
+        return self.known_speakers or self.data / "known_speakers"
 
     @property
     def phrase_folder(self) -> Path:

@@ -40,6 +40,7 @@ FLOORS = (
         "encoder",
         "voices",
         "pipelines",
+        "enrolled",
         "ct2",
     ),
     ("kinds",),

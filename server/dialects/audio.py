@@ -4,6 +4,7 @@ The query `?stream=` asks for go-whisper's events, the form field `stream` for O
 format is chosen by `response_format` alone, never by Accept, which real clients fill with anything.
 """
 
+import asyncio
 import base64
 import json
 import re
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from server import config, deferred, errors, fields, formats, languages, prompts, sse, transcribe
+from server import config, deferred, enrolled, errors, fields, formats, languages, prompts, sse, transcribe
 from server.config import KeepAlive
 from server.dialects import (
     HEARING,
@@ -202,6 +203,8 @@ class Asked(BaseModel):
     """Names of people whose voices are sent along, in the same order."""
     known_speaker_references: Annotated[tuple[_Sample, ...], Field(max_length=_MOST_KNOWN)] = ()
     """A sample of 2 to 10 s of each one's voice, as a data URL."""
+    known_speakers: Annotated[tuple[_Name, ...], Field(max_length=_MOST_SPEAKERS)] = ()
+    """Names of people whose voices are enrolled at this server; `*`: all of them."""
     threshold: float | None = Field(None, ge=-1, le=1)
     """Likeness from which a speaker is one of those; as configured where it is left out."""
     keep_alive: KeepAlive | None = None
@@ -446,7 +449,7 @@ async def _answer(request: Request, task: Task, empty: Asked) -> Response:
         _check_known(asked)
         check(asked)
         style = replace(_style(asked), name=Path(form.file_name).stem or Style().name)
-        listen = _listen(asked, task)
+        listen = await _enrolled(asked, _listen(asked, task), limits.known_speaker_folder)
         model = _model(serving, listen)
         begun = await deferred.begin(request, deferral, _job(asked, listen, model, style), spool)
         if isinstance(begun, Response):
@@ -509,8 +512,19 @@ def _diarize(asked: Asked) -> Diarize | None:
         embeddings="embeddings" in asked.include,
         known=tuple(KnownVoice(name, sample) for name, sample in known),
         threshold=asked.threshold,
-        names=formats.needs_speakers(asked.response_format),
+        names=bool(asked.known_speakers) or formats.needs_speakers(asked.response_format),
     )
+
+
+async def _enrolled(asked: Asked, listen: Listen, folder: Path) -> Listen:
+    """The same with the enrolled voices that are named. Raises BadField."""
+    if not asked.known_speakers or not listen.diarize:
+        return listen
+    sent = listen.diarize.known
+    known = await asyncio.to_thread(enrolled.voices, folder, asked.known_speakers, _MOST_SPEAKERS)
+    if twice := {voice.name for voice in sent} & {voice.name for voice in known}:
+        raise errors.BadField(f"known_speakers: {min(twice)} was also sent as a sample", "known_speakers")
+    return replace(listen, diarize=replace(listen.diarize, known=sent + known))
 
 
 def _check_known(asked: Asked) -> None:

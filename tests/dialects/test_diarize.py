@@ -40,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def http(running: Server) -> Iterator[httpx.Client]:
-    with running.client() as client:
+    with running.client(timeout=300) as client:
         yield client
 
 
@@ -207,6 +207,27 @@ def test_likeness_and_embeddings_are_told_when_asked_for(http: httpx.Client) -> 
     assert len(near[0]["embedding"]) == len(near[1]["embedding"]) > 0
     far = post(http, **fields, threshold="0.999").json()["speakers"]
     assert [speaker["id"] for speaker in far] == ["SPEAKER_00", "SPEAKER_01"]
+
+
+def test_enrolled_voices_are_named_without_being_sent(running: Server, http: httpx.Client) -> None:
+    folder = running.data / "known_speakers"
+    folder.mkdir()
+    sample = base64.b64decode(voice(TWO[0]).partition(",")[2])
+    (folder / "Ada Lovelace.wav").write_bytes(sample)
+    told = post(http, known_speakers="Ada Lovelace").json()
+    assert speakers_of_turns(told["segments"]) == ["Ada Lovelace", "SPEAKER_00"] * 3
+    told = post(http, known_speakers="*", threshold="0.999").json()
+    assert speakers_of_turns(told["segments"]) == ["SPEAKER_00", "SPEAKER_01"] * 3
+    for name in ("Grace", "../known_speakers/Ada Lovelace", "Ada Lovelace.wav"):
+        answer = http.post(DIARIZE, files={"file": ("a.wav", BOTH)}, data={"known_speakers": name})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "known_speakers")
+    fields = {
+        "known_speakers": "*",
+        "known_speaker_names[]": "Ada Lovelace",
+        "known_speaker_references[]": voice(TWO[1]),
+    }
+    answer = http.post(DIARIZE, files={"file": ("a.wav", BOTH)}, data=fields)
+    assert "was also sent as a sample" in answer.json()["error"]["message"]
 
 
 BOTH = wav(talk(["Peter lives in London."]))
@@ -399,7 +420,7 @@ def turning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_model_that_hears_turns_tells_them_without_torch(turning: Server) -> None:
-    with turning.client() as http:
+    with turning.client(timeout=300) as http:
         listed = {model["id"]: model for model in http.get("/v1/models").json()["data"]}
         assert listed["ggml-demo-tdrz"]["capabilities"]["diarize"] is True
         assert listed["ggml-demo"]["capabilities"]["diarize"] is False
@@ -418,7 +439,7 @@ def test_a_model_that_hears_turns_tells_them_without_torch(turning: Server) -> N
 
 
 def test_turns_are_streamed_as_they_are_heard(turning: Server) -> None:
-    with turning.client() as http:
+    with turning.client(timeout=300) as http:
         found = events(post(http, DIARIZE + "?stream=true", media=wav(SAID), model="demo-tdrz").text)
     early = [data["speaker_turn"] for name, data in found if name == "segment"]
     assert early == [False, True, False, True]
@@ -426,7 +447,7 @@ def test_turns_are_streamed_as_they_are_heard(turning: Server) -> None:
 
 
 def test_whisper_cpps_server_tells_turns_too(turning: Server) -> None:
-    with turning.client() as http:
+    with turning.client(timeout=300) as http:
         fields = {"tinydiarize": "true", "language": "en"}
         told = http.post("/inference", files={"file": ("a.wav", wav(SAID))}, data=fields).raise_for_status()
         ends = [line.endswith(" [SPEAKER_TURN]") for line in told.json()["text"].splitlines()]
@@ -437,7 +458,7 @@ def test_whisper_cpps_server_tells_turns_too(turning: Server) -> None:
 
 
 def test_what_turns_cannot_tell_needs_a_pipeline(turning: Server) -> None:
-    with turning.client() as http:
+    with turning.client(timeout=300) as http:
         for fields in ({"num_speakers": "2"}, {"response_format": "diarized_json"}, {"model": "ggml-demo"}):
             answer = http.post(
                 DIARIZE, files={"file": ("a.wav", BOTH)}, data={"model": "demo-tdrz", **fields}
