@@ -19,6 +19,7 @@ from server.kinds import Homes
 from server.memory import megabytes
 from server.pull import Pulling, Pulls
 from server.terminal import ApiKey, ConfigFile, Data, Folder, Url, err, run
+from server.types import ModelInfo
 
 _WIDE = 200
 """Columns where nobody looks at them: lines go to another program whole."""
@@ -53,25 +54,37 @@ class _Here:
 
     def __init__(self, settings: Config) -> None:
         self._store = services.store(settings)
+        self._placement = services.placing(settings, self._store)
         self._settings = settings
 
     async def all(self, available: bool) -> Sequence[Document]:
-        found = [document(info) for info in self._store.installed()]
+        found = [self._told(info) for info in self._store.installed()]
         ids = {model["id"] for model in found}
         offers = [offer(entry) for entry in catalogue.entries() if entry.id not in ids]
         return found + (offers if available else [])
 
     async def one(self, id: str) -> Document:
-        return document(self._store.named(id))
+        return self._told(self._store.named(id))
 
     async def delete(self, id: str) -> str:
         return self._store.delete(id).id
 
     async def pull(self, path: str, repo: str | None) -> AsyncGenerator[Pulling | Document]:
-        pulls = Pulls(self._store, trusted=self._settings.trusted_repos, voices=self._settings.voice_folder)
-        async with aclosing(pulls.pull(path, repo)) as pulled:
-            async for item in pulled:
-                yield item if isinstance(item, Pulling) else document(item)
+        pulls = Pulls(
+            self._store,
+            trusted=self._settings.trusted_repos,
+            voices=self._settings.voice_folder,
+            prepare=self._placement.make,
+        )
+        try:
+            async with aclosing(pulls.pull(path, repo)) as pulled:
+                async for item in pulled:
+                    yield item if isinstance(item, Pulling) else self._told(item)
+        finally:
+            await self._placement.stop()
+
+    def _told(self, info: ModelInfo) -> Document:
+        return document(info, converted=self._placement.disk(info))
 
 
 def _settings(config_file: Path | None, data: Path | None, folder: Path | None) -> Config:
@@ -104,11 +117,14 @@ def list_command(
     - `whisperd models list --url http://localhost:8080`
     """
     found = run(_place(url, key, config_file, data, folder).all(available))
-    table = Table("model", "size", "memory", "languages", "can", "state", box=None, pad_edge=False)
+    table = Table(
+        "model", "size", "converted", "memory", "languages", "can", "state", box=None, pad_edge=False
+    )
     for model in found:
         table.add_row(
             model["id"],
             _size(model["size"]),
+            _size(model["converted"] or None),
             _size(model["memory"] or model.get("memory_needed")),
             _languages(model),
             _abilities(model),

@@ -8,11 +8,12 @@ import asyncio
 import logging
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from server import ggml
 from server.child import Child, ChildGone
-from server.convert import Converted, Failed, FromConverter, Precision, Progress, size
+from server.convert import Converted, Failed, FromConverter, Precision, Progress, Tell, size
 from server.errors import ModelBroken, NoSpace
 from server.partial import writing
 from server.types import ModelInfo
@@ -36,16 +37,17 @@ class Conversions:
         folder = self._path(sha256, precision)
         return folder if sha256 and folder.is_dir() else None
 
-    async def make(self, model: ModelInfo, precision: Precision) -> Path:
+    async def make(self, model: ModelInfo, precision: Precision, tell: Tell = lambda share: None) -> Path:
         """The copy, made if it is not there; `model.sha256` must be known. One process makes it for all.
 
-        Raises ModelBroken where the file cannot be converted, and NoSpace.
+        `tell` is told how much is done, from 0 to 1, for whoever asked for it first. Raises ModelBroken where
+        the file cannot be converted, and NoSpace.
         """
         folder = self._path(model.sha256, precision)
         if not folder.is_dir():
             task = self._running.get(folder)
             if task is None:
-                task = self._running[folder] = asyncio.create_task(self._make(model, folder, precision))
+                task = self._running[folder] = asyncio.create_task(self._make(model, folder, precision, tell))
                 task.add_done_callback(lambda task: self._ended(folder, task))
             await asyncio.shield(task)
         return folder
@@ -72,13 +74,16 @@ class Conversions:
 
     def disk(self, sha256: str) -> int:
         """Bytes that the copies of a file take."""
-        files = self._folder.glob(f"{sha256}-*/*") if sha256 else ()
-        return sum(file.stat().st_size for file in files)
+        total = 0
+        for file in self._folder.glob(f"{sha256}-*/*") if sha256 else ():
+            with suppress(OSError):  # it may just go
+                total += file.stat().st_size
+        return total
 
     def _path(self, sha256: str, precision: Precision) -> Path:
         return self._folder / f"{sha256}-{precision}"
 
-    async def _make(self, model: ModelInfo, folder: Path, precision: Precision) -> None:
+    async def _make(self, model: ModelInfo, folder: Path, precision: Precision, tell: Tell) -> None:
         await asyncio.to_thread(self._check_space, model, precision)
         log.info("converting %s", model.id)
         arguments = (str(model.path), str(folder), precision)
@@ -89,7 +94,8 @@ class Conversions:
             while True:
                 match await child.receive():
                     case Progress(share):
-                        log.info("converting %s: %.0f %%", model.id, 100 * share)
+                        log.debug("converting %s: %.0f %%", model.id, 100 * share)
+                        tell(share)
                     case Failed(message):
                         raise ModelBroken(f"the model {model.id} cannot be converted: {message}")
                     case Converted():

@@ -51,7 +51,10 @@ _SLICE = 1 << 22
 _TIMESTAMPS = 1501
 """Tokens from <|0.00|> to <|30.00|>."""
 
-_TELLING = 5.0
+_PROCESS = 150 << 20
+"""Bytes of a process that converts, beside the matrices."""
+
+_TELLING = 0.5
 """Seconds between two messages about the progress."""
 
 
@@ -120,6 +123,11 @@ def size(header: Header, precision: Precision) -> int:
     """Bytes of the result, to within a hundredth."""
     numbers = ggml.numbers(header)
     return numbers if precision == "int8" else 2 * numbers
+
+
+def memory(header: Header) -> int:
+    """Bytes that the converting process takes: itself, and twice the largest matrix in bytes."""
+    return _PROCESS + 2 * header.vocab * header.text_state
 
 
 # Tensors ----------------------------------------------------------------------------------------------

@@ -93,7 +93,11 @@ def _models(services: Services) -> list[tuple[str, str]]:
     rows = []
     for info in services.models.installed():
         languages = "English only" if not info.multilingual else f"{len(info.languages)} languages"
-        state = f"broken: {info.broken}" if info.broken else f"{info.size // _MEGABYTE:,} MB, {languages}"
+        converted = services.placement.disk(info) // _MEGABYTE
+        copy = f", {converted:,} MB converted" if converted else ""
+        state = (
+            f"broken: {info.broken}" if info.broken else f"{info.size // _MEGABYTE:,} MB{copy}, {languages}"
+        )
         rows.append((info.id, state))
     return rows or [("none", f"copy a GGML Whisper file into {services.models.folder}")]
 

@@ -44,6 +44,21 @@ def available(limit: Path = _CGROUP) -> int:
         return total
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes that a model will take of where it runs, before anybody has seen it loaded."""
+
+    fixed: int
+    """Once, whatever its slots."""
+    window: int
+    """For each window that it works on at a time."""
+
+
+async def by_file(model: ModelInfo) -> Cost:
+    """Every slot has the whole file, and a process of its own."""
+    return Cost(0, _estimate(model))
+
+
 class Loader(Protocol):
     """What holds models in memory: a runner, say."""
 
@@ -118,17 +133,20 @@ class Memory:
         card_budget: int = 0,
         devices: Collection[int] = (0,),
         on_card: Callable[[ModelInfo], Awaitable[bool]] = in_memory,
+        cost: Callable[[ModelInfo], Awaitable[Cost]] = by_file,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`budget` in bytes, 0: a share of the machine's; `keep_alive` in seconds, for all and by model.
 
         `on_card`: whether a model will run on the cards of the numbers `devices`; `card_budget` in bytes of
-        all these together, 0: a share of what they have.
+        all these together, 0: a share of what they have. `cost`: what a model will take of the machine.
         """
         self.budget = budget or int(available() * SHARE)
         self._card_budget = card_budget
         self._devices = devices
         self._on_card = on_card
+        self._cost = cost
+        self._aside = 0
         self._runner = runner
         self._keep_alive = keep_alive
         self._keep_alive_of = dict(keep_alive_of or {})
@@ -182,6 +200,21 @@ class Memory:
         """Refuse new requests at once and unload when the running ones end, without waiting for them."""
         holding = self._held.get(model)
         await self.unload(model, wait=holding is not None and not holding.requests)
+
+    def free(self) -> int:
+        """Bytes of the machine's budget that nothing is booked for."""
+        return self._free(on_card=False)
+
+    @asynccontextmanager
+    async def aside(self, size: int, what: str) -> AsyncIterator[None]:
+        """Bytes of the machine's budget for work beside the models, within the block. Raises NoMemory."""
+        async with self._making_room:
+            await self._make_room(size, what, on_card=False)
+            self._aside += size
+        try:
+            yield
+        finally:
+            self._aside -= size
 
     async def renew(self, model: ModelInfo) -> None:
         """Have the model loaded anew, once no request holds it: it is to be run in another way."""
@@ -241,11 +274,15 @@ class Memory:
         try:
             async with self._making_room:
                 holding.on_card = await self._has_cards() and await self._on_card(model)
-                holding.slots = await self._room_for(holding)
-                holding.booked = holding.slots * _estimate(model)
+                cost = await by_file(model) if holding.on_card else await self._cost(model)
+                holding.slots = await self._room_for(holding, cost)
+                holding.booked = cost.fixed + holding.slots * cost.window
             await self._runner.load(model, holding.slots)
             measured = max(await self._measured(holding), 1)
-            holding.booked = self._residence(model.id).most * measured
+            residence = self._residence(model.id)
+            # Where slots share the weights, what the windows take comes on top once they are at work.
+            working = residence.windows * cost.window if cost.fixed else 0
+            holding.booked = residence.most * measured + working
             log.info("loaded %s: %s a slot, %d slots", model.id, megabytes(measured), holding.slots)
         except BaseException:
             await self._runner.unload(model.id)
@@ -271,31 +308,35 @@ class Memory:
         holding.size = await cards.taken(residence.processes) or _estimate(holding.model)
         return holding.size
 
-    async def _room_for(self, wanted: _Holding) -> int:
+    async def _room_for(self, wanted: _Holding, cost: Cost) -> int:
         """Slots that the model may have, after others have gone if they must. Raises NoMemory."""
-        one, on_card = _estimate(wanted.model), wanted.on_card
+        on_card = wanted.on_card
+        await self._make_room(cost.fixed + cost.window, f"the model {wanted.model.id}", on_card=on_card)
+        return max(1, min(self._runner.slots, (self._free(on_card) - cost.fixed) // cost.window))
+
+    async def _make_room(self, size: int, what: str, *, on_card: bool) -> None:
+        """Have so many bytes free, after others have gone if they must. Raises NoMemory."""
         await self.reap()
         for holding in sorted(self._held.values(), key=lambda holding: holding.used):
-            if self._free(on_card) >= one:
+            if self._free(on_card) >= size:
                 break
             if holding.on_card == on_card and self._may_go(holding):
-                log.info("unloading %s to make room for %s", holding.model.id, wanted.model.id)
+                log.info("unloading %s to make room for %s", holding.model.id, what)
                 await self._take(holding)
-        if self._free(on_card) < one:
+        if self._free(on_card) < size:
             raise NoMemory(
-                f"the model {wanted.model.id} needs about {megabytes(one)}; of the budget of "
+                f"{what} needs about {megabytes(size)}; of the budget of "
                 f"{megabytes(self._budget(on_card))}{' on the cards' if on_card else ''} only "
                 f"{megabytes(max(self._free(on_card), 0))} are free, and the other models are in use or "
                 "pinned"
             )
-        return max(1, min(self._runner.slots, self._free(on_card) // one))
 
     def _budget(self, on_card: bool) -> int:
         return self._card_budget if on_card else self.budget
 
     def _free(self, on_card: bool) -> int:
-        held = self._held.values()
-        return self._budget(on_card) - sum(each.booked for each in held if each.on_card == on_card)
+        held = sum(each.booked for each in self._held.values() if each.on_card == on_card)
+        return self._budget(on_card) - held - (0 if on_card else self._aside)
 
     def _may_go(self, holding: _Holding) -> bool:
         return not holding.requests and holding.booked > 0 and holding.model.id not in self._pinned

@@ -8,14 +8,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from server import convert, ct2, ggml
 from server.child import Child, ChildGone
 from server.config import Tuning
 from server.conversions import Conversions
-from server.convert import Precision
+from server.convert import Precision, Tell
 from server.errors import ModelBroken, NoSpace, NotWritable, SpeechError
+from server.ggml import Header
+from server.memory import Cost, Memory, by_file
 from server.models import Models
 from server.runners.local import BATCH
 from server.types import Loading, ModelInfo
@@ -31,6 +35,18 @@ SMALL = 60_000_000
 
 _FEW = 4
 """Slots that are enough for throughput, or a quarter of the cores."""
+
+_PROCESS = 110 << 20
+"""Bytes of a process with CTranslate2, beside the weights."""
+
+_SHARE = 4
+"""Of the free memory, what batches may grow into: a quarter."""
+
+_ATTENTIONS, _STATES = 1, 8
+"""Tables of attention, and of states, that are in memory at once for each window."""
+
+_BESIDE = 16 << 20
+"""Bytes for each window beside these."""
 
 _CARDS = ("/dev/nvidia0", "/dev/kfd", "/dev/dri")
 """Where the system shows graphics cards."""
@@ -58,6 +74,8 @@ class Placement:
         self._background: set[asyncio.Task[None]] = set()
         self.converted: Callable[[ModelInfo], Awaitable[None]] | None = None
         """Is told of a model whose conversion has ended while whisper.cpp answered for it."""
+        self.memory: Memory | None = None
+        """Where what is converted beside the models is booked, and what batches may grow into."""
 
     def tuning(self, model: ModelInfo) -> Tuning:
         """What the owner wants for this model."""
@@ -77,7 +95,9 @@ class Placement:
             device = "cuda" if wanted.device == "cuda" else "cpu"
             copy = await self._copy(model, "float16" if device == "cuda" else "int8", wanted)
             if copy:
-                return _on_ctranslate2(wanted, copy, device, slots)
+                loading = _on_ctranslate2(wanted, copy, device, slots)
+                batch = wanted.batch or await asyncio.to_thread(self._batch, copy, loading)
+                return replace(loading, batch=batch)
         own = self._single.get(model.id, Tuning())
         return Loading(
             "whisper_cpp",
@@ -87,6 +107,37 @@ class Placement:
             device=wanted.device,
             devices=wanted.devices,
         )
+
+    async def cost(self, model: ModelInfo) -> Cost:
+        """What it will take of the machine's memory."""
+        engine = await self._engine(model, self.tuning(model))
+        if engine != "ctranslate2":
+            return await by_file(model)
+        try:
+            header = await asyncio.to_thread(_header, model)
+        except ModelBroken:
+            return await by_file(model)  # loading it will say so
+        # While it is read, most of it is there twice; what it takes then is measured.
+        return Cost(_PROCESS + convert.size(header, "int8") * 7 // 4, window(header))
+
+    async def make(self, model: ModelInfo, tell: Callable[[int, int], None]) -> None:
+        """Convert a model that has just come, if it will run on CTranslate2. What keeps it from that is only
+        told in the log: it is converted at its first use then. `tell`: bytes that are done, and all."""
+        wanted = self.tuning(model)
+        if model.engine or await self._engine(model, wanted) != "ctranslate2":
+            return
+        precision: Precision = "float16" if wanted.device == "cuda" else "int8"
+        try:
+            size = convert.size(await asyncio.to_thread(_header, model), precision)
+            tell(0, size)
+            await self._beside(model, precision, lambda share: tell(round(share * size), size))
+            tell(size, size)
+        except SpeechError as error:
+            log.warning("%s is not converted yet: %s", model.id, error)
+
+    def disk(self, model: ModelInfo) -> int:
+        """Bytes on the disk of the copies that it was converted into. Blocks, for a moment."""
+        return self._conversions.disk(model.sha256)
 
     def sweep(self) -> None:
         """Delete the copies of files that are gone, once the hashes of all files are known. Blocks."""
@@ -111,6 +162,7 @@ class Placement:
 
     async def _engine(self, model: ModelInfo, wanted: Tuning) -> str:
         if model.engine:
+            self._check(model)
             return model.engine
         if wanted.engine != "auto":
             return _MODULES[wanted.engine]
@@ -118,6 +170,12 @@ class Placement:
             return _MODULES[only]
         gpu = wanted.device != "cpu" and await self._has_gpu()
         return "whisper_cpp" if gpu else "ctranslate2"
+
+    def _check(self, model: ModelInfo) -> None:
+        """Raises ModelBroken where the owner wants an engine for it that cannot run it."""
+        own = self._single.get(model.id, Tuning()).engine
+        if own != "auto" and _MODULES[own] != model.engine:
+            raise ModelBroken(f"{model.id} is of {model.engine}'s kind, which {own} cannot run: see `tuning`")
 
     async def _copy(self, model: ModelInfo, precision: Precision, wanted: Tuning) -> Path | None:
         """The folder to be loaded; None where whisper.cpp is to answer until it is there."""
@@ -142,13 +200,27 @@ class Placement:
 
     async def _in_background(self, model: ModelInfo, precision: Precision) -> None:
         try:
-            await self._conversions.make(model, precision)
+            await self._beside(model, precision)
         except SpeechError as error:
             log.warning("%s stays with whisper.cpp: %s", model.id, error)
             return
         log.info("%s is converted, and runs on CTranslate2 from its next load on", model.id)
         if self.converted:
             await self.converted(model)
+
+    async def _beside(self, model: ModelInfo, precision: Precision, tell: Tell = lambda share: None) -> None:
+        """Convert it while models may be at work, its memory booked. Raises what that and `make` do."""
+        known = model if model.sha256 else await asyncio.to_thread(self._models.digest, model.id)
+        need = convert.memory(await asyncio.to_thread(_header, known))
+        async with self.memory.aside(need, f"converting {model.id}") if self.memory else nullcontext():
+            await self._conversions.make(known, precision, tell)
+
+    def _batch(self, copy: Path, loading: Loading) -> int:
+        """Windows that go through together: as many as a quarter of the memory that is free has room for."""
+        if self.memory is None or loading.device == "cuda":
+            return BATCH
+        room = self.memory.free() // _SHARE // loading.slots // window(ct2.check(copy))
+        return max(1, min(BATCH, 1 + room))
 
     async def _has_gpu(self) -> bool:
         """Whether whisper.cpp, as it is built here, runs on a card of this machine."""
@@ -158,6 +230,22 @@ class Placement:
 
 _MODULES = {"whisper.cpp": "whisper_cpp", "ctranslate2": "ctranslate2"}
 """What people call an engine, and the file in `engines/` that it is."""
+
+
+def window(header: Header) -> int:
+    """Bytes that CTranslate2 takes for each window that it works on at a time, in full context.
+
+    Measured: docs/engines.md. The encoder's attention, of every position to every other one, and what its
+    layers hand on.
+    """
+    attention = header.audio_heads * header.audio_ctx**2
+    states = header.audio_ctx * header.audio_state
+    return 4 * (_ATTENTIONS * attention + _STATES * states) + _BESIDE
+
+
+def _header(model: ModelInfo) -> Header:
+    """Raises ModelBroken."""
+    return ct2.check(model.path) if model.engine else ggml.read_header(model.path)
 
 
 def _only(model: ModelInfo) -> str:
@@ -188,7 +276,6 @@ def _on_ctranslate2(wanted: Tuning, copy: Path, device: str, slots: int) -> Load
         slots=slots,
         most=slots,
         threads=wanted.threads or threads,
-        batch=wanted.batch or BATCH,
         device=device,
         devices=wanted.devices,
         compute_type=wanted.compute_type,

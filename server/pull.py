@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -46,6 +46,9 @@ from server.types import ModelInfo
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+Prepare = Callable[[ModelInfo, Callable[[int, int], None]], Awaitable[None]]
+"""What is done with a model that has just come; it is given who wants to hear of bytes done, and of all."""
 
 _TRIES = 8
 """Times that a line may break without a byte in between: a minute and a half, all waiting together."""
@@ -133,10 +136,12 @@ class Pulls:
         tick: float = 0.5,
         voices: Path | None = None,
         source: Source | None = None,
+        prepare: Prepare | None = None,
         on_end: Callable[[bool], None] = lambda ok: None,
     ) -> None:
-        """`voices`: the folder of voices."""
+        """`voices`: the folder of voices; `prepare`: what is done with a model once it is installed."""
         self._on_end = on_end
+        self._prepare = prepare
         self._models = models
         self._homes: Homes = {"models": models.folder, "voices": voices or models.folder}
         self._source: Source = source or Hub(endpoint, token, stall=stall)
@@ -266,7 +271,9 @@ class Pulls:
         download = self._running.get(wanted.name)
         if download is None:
             goal = self._goal(wanted)
-            download = _Download(wanted, goal, self._source, self._trust, self._pause, self._others)
+            download = _Download(
+                wanted, goal, self._source, self._trust, self._pause, self._others, self._prepare
+            )
             self._running[wanted.name] = download
             self._tasks.add(download.task)
             download.task.add_done_callback(lambda _: self._ended(download))
@@ -524,8 +531,11 @@ class _Download:
         trust: Trust,
         pause: float,
         others: Callable[["_Download"], int],
+        prepare: Prepare | None,
     ) -> None:
         self.wanted = wanted
+        self._prepare = prepare
+        self._prepared: tuple[int, int] | None = None
         self.watchers = 0
         self._goal = goal
         self._source = source
@@ -551,6 +561,11 @@ class _Download:
         return sum(file.completed for file in self._files) if self._files else self._elsewhere
 
     def progress(self) -> Pulling:
+        if self._prepared:
+            done, size = self._prepared
+            speed = self._speed.now(done)
+            remaining = (size - done) / speed if speed else None
+            return Pulling(self.wanted.name, self._status, size, done, speed, remaining)
         speed = self._speed.now(self._completed)
         known = self._total and (speed or not self.rest)
         remaining = self.rest / (speed or 1.0) if known else None
@@ -564,16 +579,35 @@ class _Download:
                 return other
             for _ in range(_CHANGES):
                 try:
-                    return await self._fetched(found)
+                    info = await self._fetched(found)
                 except Changed:
                     log.info("%s has changed at its source; it is fetched anew", self.wanted.name)
                     found = await self._found()
+                else:
+                    await self._made_ready(info)
+                    return info
             raise PullFailed(f"{self.wanted.what} is another file each time that it is asked for")
         except OSError as error:
             raise PullFailed(f"pulling {self.wanted.name} failed: {error.strerror or error}") from error
         finally:
             await self._do(self._goal.close)
             self._thread.shutdown(wait=False)
+
+    async def _made_ready(self, info: ModelInfo) -> None:
+        """What is done with it once it is installed: a phase of its own, with sizes of its own."""
+        if self._prepare is None:
+            return
+        await self._do(self._goal.close)
+        installed = self._status
+
+        def tell(done: int, size: int) -> None:
+            if self._prepared is None:
+                self._speed = _Speed()
+                self._status = f"converting {self.wanted.name}"
+            self._prepared = done, size
+
+        await self._prepare(info, tell)
+        self._prepared, self._status = None, installed
 
     async def _found(self) -> tuple[Found, ...]:
         wanted = self.wanted

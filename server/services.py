@@ -289,11 +289,17 @@ def store(config: Config) -> models.Models:
             for id, tuning in config.tuning.items()
             if tuning.short_context is not None
         },
-        gone=_conversions(config).remove,
+        gone=conversions(config).remove,
     )
 
 
-def _conversions(config: Config) -> Conversions:
+def placing(config: Config, found: models.Models) -> Placement:
+    """How the models of this configuration are run."""
+    return Placement(found, conversions(config), config.data / "empty", config.every, config.tuning)
+
+
+def conversions(config: Config) -> Conversions:
+    """The converted copies of models."""
     return Conversions(config.converted_folder, config.data / "empty")
 
 
@@ -335,7 +341,7 @@ def _made(config: Config) -> Services:
         longest=config.max_duration,
         on_death=metrics.died,
     )
-    placement = Placement(found, _conversions(config), empty, config.every, config.tuning)
+    placement = placing(config, found)
     runner = local.Runner(
         empty,
         slots=config.slots,
@@ -358,13 +364,15 @@ def _made(config: Config) -> Services:
         card_budget=config.card_memory,
         devices=config.devices,
         on_card=placement.on_card,
+        cost=placement.cost,
     )
-    placement.converted = memory.renew
+    placement.converted, placement.memory = memory.renew, memory
     pulls = Pulls(
         found,
         go_on=config.pull_goes_on,
         trusted=config.trusted_repos,
         voices=config.voice_folder,
+        prepare=placement.make,
         on_end=metrics.pulled,
     )
     voices = Voices(config.voice_folder, default=config.default_voice, aliases=config.voice_aliases)

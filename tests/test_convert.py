@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 from ctranslate2.specs import whisper_spec
 
-from server import alignment, convert, ggml
+from server import alignment, convert, ct2, ggml
 from server.conversions import Conversions
 from server.errors import ModelBroken, NoSpace
 from server.ggml import Header
 from server.types import ModelInfo
 from tests.test_ggml import PACKED, Shape, write_model
+
+BASE = Shape(width=512, heads=8, audio_layers=6, text_layers=6)
+"""Of the size of OpenAI's `base`: seconds of work."""
 
 DEMO = Path(__file__).parents[1] / "models" / "ggml-demo.bin"
 
@@ -234,6 +237,50 @@ async def test_a_full_disk_is_said_before(conversions: Conversions, monkeypatch:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     with pytest.raises(NoSpace, match="converting ggml-demo needs"):
         await conversions.make(known(DEMO), "int8")
+
+
+async def test_who_asks_is_told_how_far_it_is(conversions: Conversions, tmp_path: Path) -> None:
+    shares: list[float] = []
+    await conversions.make(known(write_model(tmp_path / "ggml-base.bin", BASE)), "int8", shares.append)
+    assert shares
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= 1
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from server.conversions import Conversions
+from server.types import ModelInfo
+
+async def main(model, folder):
+    info = ModelInfo(id=model.stem, path=model, size=1, created=0, sha256="abc")
+    await Conversions(folder / "converted", folder / "empty").make(info, "int8")
+
+asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+async def test_killed_half_way_it_leaves_no_copy_and_is_made_the_next_time(
+    conversions: Conversions, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "ggml-base.bin", BASE)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", KILLED, str(model), str(tmp_path)), cwd=Path(__file__).parent.parent
+    )
+    made = tmp_path / "converted"
+    async with asyncio.timeout(60):
+        while not any(made.glob(".*/model.bin")):
+            await asyncio.sleep(0.002)
+        process.kill()
+        await process.wait()
+    assert conversions.find("abc", "int8") is None
+    conversions.sweep(["abc"])
+    assert not any(made.iterdir())
+    copy = await conversions.make(known(model), "int8")
+    assert ct2.check(copy).audio_state == 512
+    assert conversions.disk("abc") == sum(file.stat().st_size for file in copy.iterdir())
 
 
 def test_copies_of_files_that_are_gone_are_swept(conversions: Conversions, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server import digests
+from server import config, digests, services
 from server.digests import Note
 from server.errors import BadField, BadRequest, ModelBroken, ModelNotFound, NoSpace, NotWritable
 from server.models import ALIASES, DEMO, Models, bundled
@@ -82,6 +82,20 @@ class TestInstalled:
         assert model.shape == WindowShape(target=22.0, longest=29.0, gap=2.0)
         assert not model.short_context
         assert model.notice == ""
+
+    def test_short_contexts_as_the_owner_says(self, folder: Path) -> None:
+        add(folder, "ggml-acft-base", "ggml-base")
+        shutil.copy(DEMO_FILE, folder)
+        settings = config.read(
+            environment={
+                "WHISPERD_MODELS": str(folder),
+                "WHISPERD_TUNING": '{"ggml-acft-base": {"short_context": true}, '
+                '"ggml-demo": {"short_context": false}}',
+            }
+        )
+        models = services.store(settings)
+        told = {model.id: model.short_context for model in models.installed()}
+        assert told == {"ggml-acft-base": True, "ggml-base": False, "ggml-demo": False}
 
     def test_english_model(self, models: Models, folder: Path) -> None:
         write_model(folder / "ggml-tiny.en.bin", Shape(**ENGLISH))

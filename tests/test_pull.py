@@ -470,6 +470,32 @@ class TestReports:
         status = {report.status for report in told if isinstance(report, Pulling)}
         assert "waiting for the hub: the hub answers 500" in status
 
+    async def test_tell_of_what_is_done_once_it_is_installed(
+        self, make: Make, hub: Hub, folder: Path
+    ) -> None:
+        """A phase of its own, with sizes of its own; the end is that of the download."""
+        hub.add(HOME, TINY, MODEL)
+        seen = asyncio.Event()
+        prepared: list[ModelInfo] = []
+
+        async def prepare(info: ModelInfo, tell: Callable[[int, int], None]) -> None:
+            prepared.append(info)
+            tell(5, 10)
+            await seen.wait()
+
+        reports: list[Pulling | ModelInfo] = []
+        async for report in make(prepare=prepare).pull("tiny"):
+            reports.append(report)
+            if isinstance(report, Pulling) and report.status == f"converting {TINY}":
+                assert (report.completed, report.total) == (5, 10)
+                assert inside(folder) == INSTALLED
+                seen.set()
+        assert seen.is_set()
+        last = reports[-2]
+        assert isinstance(last, Pulling)
+        assert (last.status, last.completed, last.total) == (f"installed {TINY}", SIZE, SIZE)
+        assert reports[-1] == prepared[0]
+
     async def test_what_was_there_is_no_speed(self, pulls: Pulls, hub: Hub, folder: Path) -> None:
         leave_part(folder, MODEL[:-1], sha256(MODEL))
         hub.faults.stall_after = [0]

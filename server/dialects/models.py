@@ -5,8 +5,9 @@ Models are listed, pulled, loaded, unloaded and deleted here.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -100,6 +101,8 @@ class Model(TypedDict):
     owned_by: str
     installed: bool
     size: int
+    converted: int
+    """Bytes on the disk of the copies that it was converted into."""
     sha256: str | None
     """Null while nobody has computed it."""
     engine: str | None
@@ -204,7 +207,7 @@ async def installed(request: Request) -> Response:
     serving = services(request)
     residents = _residents(serving)
     infos = serving.models.installed() + serving.pipelines.installed()
-    models = [document(info, residents.get(info.id)) for info in infos]
+    models = [_told(serving, info, residents) for info in infos]
     if fields.query(request, Available).available:
         here = {model["id"] for model in models}
         models += [offer(entry) for entry in catalogue.entries() if entry.id not in here]
@@ -221,7 +224,7 @@ async def installed(request: Request) -> Response:
 async def one(request: Request) -> Response:
     serving = services(request)
     info = serving.named(_id(request))
-    return JSONResponse(document(info, _residents(serving).get(info.id)))
+    return JSONResponse(_told(serving, info, _residents(serving)))
 
 
 @operation("The models in memory", answers={200: answer("the models", LoadedModels)}, refusals=refusals())
@@ -230,7 +233,11 @@ async def loaded(request: Request) -> Response:
     return _list([_resident(resident) for resident in services(request).memory.loaded()])
 
 
-def document(info: ModelInfo, resident: Resident | None = None) -> Model:
+def _told(serving: Services, info: ModelInfo, residents: Mapping[str, Resident] | None = None) -> Model:
+    return document(info, (residents or {}).get(info.id), serving.placement.disk(info))
+
+
+def document(info: ModelInfo, resident: Resident | None = None, converted: int = 0) -> Model:
     """A model file as the API tells it. `created` is whole: go-whisper's client cannot read a fraction."""
     told: Model = {
         "id": info.id,
@@ -240,6 +247,7 @@ def document(info: ModelInfo, resident: Resident | None = None) -> Model:
         "owned_by": "whisperd",
         "installed": True,
         "size": info.size,
+        "converted": converted,
         "sha256": info.sha256 or None,
         "engine": info.engine or "auto",
         "languages": info.languages,
@@ -262,6 +270,7 @@ def offer(entry: Entry) -> Model:
         "owned_by": entry.repo.partition("/")[0],
         "installed": False,
         "size": entry.size,
+        "converted": 0,
         "sha256": None,
         "engine": None,
         "languages": entry.languages,
@@ -326,7 +335,7 @@ async def load(request: Request) -> Response:
     keep = await _small(request, Keep)
     info = serving.find(_id(request))
     await serving.memory.load(info, keep.keep_alive)
-    return JSONResponse(document(info, _residents(serving).get(info.id)))
+    return JSONResponse(_told(serving, info, _residents(serving)))
 
 
 @operation(
@@ -389,9 +398,9 @@ async def pull(request: Request) -> Response:
         if streamed:
             begun = await stack.enter_async_context(aclosing(_begun(pulled)))
             first = await stack.enter_async_context(sse.first(begun))
-            stream = sse.stream(sse.resumed(first, begun), _events, go_whisper=True)
+            stream = sse.stream(sse.resumed(first, begun), partial(_events, serving), go_whisper=True)
             return sse.Held(stream, stack.pop_all())
-        return JSONResponse(document(await _last(pulled)), 200 if here else 201)
+        return JSONResponse(_told(serving, await _last(pulled)), 200 if here else 201)
 
 
 async def _only(info: ModelInfo) -> AsyncGenerator[Pulled]:
@@ -412,7 +421,7 @@ async def _last(pulled: AsyncIterator[Pulled]) -> ModelInfo:
     raise AssertionError("a pull ends with its model")
 
 
-async def _events(pulled: AsyncIterator[Pulled]) -> AsyncIterator[ServerSentEvent]:
+async def _events(serving: Services, pulled: AsyncIterator[Pulled]) -> AsyncIterator[ServerSentEvent]:
     """ping, progress…, ok or error."""
     yield sse.event("ping")
     try:
@@ -421,7 +430,7 @@ async def _events(pulled: AsyncIterator[Pulled]) -> AsyncIterator[ServerSentEven
                 case Pulling():
                     yield sse.event("progress", _progress(item))
                 case ModelInfo():
-                    yield sse.event("ok", document(item))
+                    yield sse.event("ok", _told(serving, item))
     except errors.SpeechError as error:
         yield sse.event("error", str(error))
 

@@ -26,6 +26,12 @@ _FRAMES_PER_SECOND = 50
 _MARGIN = 1.3
 """Seconds of context after the speech; with less than 64 frames the words suffer (measured)."""
 
+REPEATS, UNSURE = 2.4, -1.0
+"""Compression ratio and mean log probability at which a text is doubted (openai/whisper, transcribe.py)."""
+
+LATE = 1.0
+"""Seconds after the end of the sound at which a time is doubted, where the context was cut."""
+
 _LONGEST_PROMPT = 1000
 """Characters; more than 224 tokens in any language."""
 

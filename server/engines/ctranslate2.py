@@ -22,7 +22,17 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from server.engines import Asked, Stop, Stopped, compression_ratio, context_frames, usable
+from server.engines import (
+    LATE,
+    REPEATS,
+    UNSURE,
+    Asked,
+    Stop,
+    Stopped,
+    compression_ratio,
+    context_frames,
+    usable,
+)
 from server.errors import ModelBroken
 from server.types import LONGEST_WINDOW, SAMPLE_RATE, Decode, Heard, Loading, Segment, Token
 
@@ -37,6 +47,9 @@ Tokens = list[int]
 _HOP = 160
 """Samples of one mel frame; the encoder makes one of two."""
 
+_FULL = round(LONGEST_WINDOW * SAMPLE_RATE) // _HOP
+"""Mel frames of a full context."""
+
 _TICK = 0.02
 """Seconds of a timestamp token, and of an encoder frame."""
 
@@ -46,8 +59,8 @@ _SPECTRUM = 400
 _FIRST_BY = 1.0
 """Seconds by which the first timestamp must come."""
 
-_REPEATS, _UNSURE, _SILENT = 2.4, -1.0, 0.6
-"""Compression ratio, mean log probability and no-speech probability at which Whisper's text is doubted."""
+_SILENT = 0.6
+"""No-speech probability above which a text that is unsure counts as none (openai/whisper, transcribe.py)."""
 
 _STEP, _HOTTEST = 0.2, 1.0
 """Temperatures of the fallback."""
@@ -141,18 +154,17 @@ class Engine:
     def _short(self, batch: "list[_Pass]") -> None:
         """The first try, for all of the batch."""
         short = batch[0].decode.short_context
-        frames = 2 * context_frames(max(one.seconds for one in batch) if short else LONGEST_WINDOW)
+        frames = 2 * context_frames(max(one.seconds for one in batch)) if short else _FULL
         self._decode(batch, frames, batch[0].decode.temperature)
 
     def _again(self, batch: "list[_Pass]") -> None:
         """What the first try has not made clear: in full context, then with rising temperatures."""
-        full = 2 * context_frames(LONGEST_WINDOW)
         if batch and batch[0].decode.short_context:
-            self._decode(batch, full, batch[0].decode.temperature)
+            self._decode(batch, _FULL, batch[0].decode.temperature)
             batch = [one for one in batch if one.doubt(self._vocabulary)]
         temperature = (batch[0].decode.temperature if batch else 0.0) + _STEP
         while batch and temperature < _HOTTEST + _STEP / 2:
-            self._decode(batch, full, temperature)
+            self._decode(batch, _FULL, temperature)
             batch = [one for one in batch if one.doubt(self._vocabulary)]
             temperature += _STEP
         for one in batch:
@@ -353,14 +365,14 @@ class _Pass:
         text = self.text
         if text is None or self.silent:
             return False
-        late = any(vocabulary.time(token) > self.seconds + _FIRST_BY for token in text.tokens)
-        repeats = compression_ratio(vocabulary.text(text.tokens)) > _REPEATS
-        return repeats or text.avg_logprob < _UNSURE or (late and self.decode.short_context)
+        late = any(vocabulary.time(token) > self.seconds + LATE for token in text.tokens)
+        repeats = compression_ratio(vocabulary.text(text.tokens)) > REPEATS
+        return repeats or text.avg_logprob < UNSURE or (late and self.frames < _FULL)
 
     @property
     def silent(self) -> bool:
         text = self.text
-        return bool(text and text.no_speech_prob > _SILENT and text.avg_logprob < _UNSURE)
+        return bool(text and text.no_speech_prob > _SILENT and text.avg_logprob < UNSURE)
 
     def segments(self, vocabulary: "_Vocabulary") -> tuple[list[Segment], float | None]:
         """Between pairs of timestamps; and where to go on, if the model said that more follows."""

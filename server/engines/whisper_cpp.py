@@ -8,6 +8,7 @@ import atexit
 import importlib.metadata
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ import _pywhispercpp as cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from server.engines import Asked, Stop, Stopped, compression_ratio, context_frames, usable
+from server.engines import (
+    LATE,
+    REPEATS,
+    UNSURE,
+    Asked,
+    Stop,
+    Stopped,
+    compression_ratio,
+    context_frames,
+    usable,
+)
 from server.errors import ModelBroken, WorkFailed
 from server.types import SAMPLE_RATE, Decode, Heard, Loading, Segment, Token
 
@@ -64,6 +75,22 @@ class Engine:
             raise Stopped
         if decode.only_language:
             return Heard(language, (), languages)
+        segments = self._hear(pcm, decode, language, stop)
+        if decode.short_context and _doubtful(segments, len(pcm) / SAMPLE_RATE):
+            segments = self._hear(pcm, replace(decode, short_context=False), language, stop)
+        return Heard(language, segments, languages)
+
+    def together(self, asked: Sequence[Asked]) -> list[Heard | None]:
+        return [self._one(one) for one in asked]
+
+    def describe(self) -> str:
+        version = importlib.metadata.version("pywhispercpp")
+        return f"whisper.cpp (pywhispercpp {version}): {cpp.whisper_print_system_info()}"
+
+    def _hear(
+        self, pcm: NDArray[np.float32], decode: Decode, language: str, stop: Stop
+    ) -> tuple[Segment, ...]:
+        """What is said, by one run of whisper.cpp's. Raises Stopped and WorkFailed."""
         params = self._params(pcm, decode)
         params.language = language
         cpp.assign_abort_callback(params, stop)
@@ -73,14 +100,7 @@ class Engine:
             raise Stopped
         if code:
             raise WorkFailed(f"whisper.cpp failed with code {code}")
-        return Heard(language, tuple(self._segments(decode)), languages)
-
-    def together(self, asked: Sequence[Asked]) -> list[Heard | None]:
-        return [self._one(one) for one in asked]
-
-    def describe(self) -> str:
-        version = importlib.metadata.version("pywhispercpp")
-        return f"whisper.cpp (pywhispercpp {version}): {cpp.whisper_print_system_info()}"
+        return tuple(self._segments(decode))
 
     def _one(self, one: Asked) -> Heard | None:
         try:
@@ -97,7 +117,10 @@ class Engine:
         params.temperature = decode.temperature
         params.tdrz_enable = decode.turns
         params.initial_prompt = usable(decode.prompt)
-        params.audio_ctx = context_frames(len(pcm) / SAMPLE_RATE) if decode.short_context else 0
+        if decode.short_context:
+            params.audio_ctx = context_frames(len(pcm) / SAMPLE_RATE)
+            # What is in doubt is heard again in full, rather than hotter.
+            params.temperature_inc = 0.0
         return params
 
     def _detect(self, pcm: NDArray[np.float32], decode: Decode) -> dict[str, float]:
@@ -151,6 +174,18 @@ class Engine:
         places = [place for place, token in enumerate(tokens) if token.id < self._first_special]
         for place, following in pairwise([*places, len(tokens)]):
             yield any(token.id == self._turn for token in tokens[place:following])
+
+
+def _doubtful(segments: Sequence[Segment], seconds: float) -> bool:
+    """Whether a run in a short context may have lost its way: it repeats itself, is unsure, or goes on after
+    the sound."""
+    if not segments:
+        return False
+    text = "".join(segment.text for segment in segments)
+    tokens = sum(len(segment.tokens) for segment in segments) or 1
+    score = sum((segment.avg_logprob or 0.0) * len(segment.tokens) for segment in segments) / tokens
+    late = any(segment.end > seconds + LATE for segment in segments)
+    return late or score < UNSURE or compression_ratio(text) > REPEATS
 
 
 def _scored(piece: bytes, token: Any, ends_turn: bool) -> Token:

@@ -34,6 +34,8 @@ class Residence:
     """Windows that wait."""
     most: int = 1
     """Processes that it may come to have."""
+    windows: int = 1
+    """Windows that it may work on at the same time, all batches full."""
 
 
 class Runner(Protocol):

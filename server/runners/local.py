@@ -247,6 +247,7 @@ class _Lane:
             engine=next((worker.engine for worker in self._workers), ""),
             processes=tuple(worker.pid for worker in self._workers),
             most=-(-self.slots // max((worker.loading.slots for worker in self._workers), default=1)),
+            windows=self.slots * max((worker.loading.batch for worker in self._workers), default=1),
             busy=sum(len(jobs) for jobs in self._busy.values()),
             queued=len(self._turns),
         )

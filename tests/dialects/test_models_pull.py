@@ -116,6 +116,20 @@ def test_a_model_of_several_files_is_pulled_heard_with_and_deleted(
     assert not [path for path in (pulling.data / "models").iterdir() if id in path.name]
 
 
+def test_a_model_is_converted_when_it_comes_and_the_copy_goes_with_it(
+    hub: Hub, pulling: Server, asking: httpx.Client
+) -> None:
+    # Another file than the demo model, whose copy stays.
+    data = DEMO.read_bytes()
+    hub.add(HOME, "ggml-tiny.bin", data[:-1] + bytes([data[-1] ^ 1]))
+    told = asking.post("/v1/models", json={"path": "tiny"}).json()
+    assert told == asking.get("/v1/models/tiny").json()
+    (copy,) = (pulling.data / "converted").glob(f"{told['sha256']}-*")
+    assert told["converted"] == sum(file.stat().st_size for file in copy.iterdir())
+    assert asking.delete("/v1/models/tiny").json()["deleted"] is True
+    assert not copy.exists()
+
+
 def test_a_deleted_model_can_be_pulled_again(hub: Hub, asking: httpx.Client) -> None:
     hub.add(HOME, "ggml-tiny.bin", MODEL)
     for _ in range(2):

@@ -55,6 +55,17 @@ def test_true_words_in_a_short_context(engine: Transcriber, sentence: str) -> No
     assert text(engine, sentence, Decode(language="en", short_context=True)) == sentence
 
 
+@pytest.mark.parametrize("sentence", SENTENCES[:3])
+def test_what_is_in_doubt_in_a_short_context_is_heard_in_full(
+    engine: Transcriber, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context is cut within the words, which ruins them, and every time is thought to lie beyond them."""
+    monkeypatch.setattr(engines, "_MARGIN", -1.4)
+    monkeypatch.setattr(import_module(type(engine).__module__), "LATE", -100.0)
+    decode = Decode(language="en", short_context=True)
+    assert text(engine, sentence, decode) == sentence
+
+
 @pytest.mark.parametrize(
     ("sentence", "voice", "language", "english"),
     [
