@@ -5,6 +5,7 @@ Nothing of it is made, opened or imported before the first job.
 """
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -274,6 +275,15 @@ class Jobs:
         return await asyncio.get_running_loop().run_in_executor(
             self._database, lambda: _told(what, *arguments, **named)
         )
+
+    async def _surely(self, what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        """The same for what must be kept, as nobody would ask again: it waits for room, and for the lock."""
+        while True:
+            try:
+                return await self._call(what, *arguments, **named)
+            except (errors.Busy, errors.NoSpace) as error:
+                log.warning("jobs have to wait: %s", error)
+                await asyncio.sleep(_BUSY_WAIT)
 
     def _begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.create_task(work)
@@ -562,12 +572,21 @@ class Jobs:
     async def _dispatching(self, durable: "Durable") -> None:
         while True:
             self._wake.clear()
-            while len(self._active) < self._at_once and (job := await self._call(self._of().claim)):
+            while len(self._active) < self._at_once and (job := await self._surely(self._of().claim)):
                 self._active.add(job.id)
                 self._claimed.add(job.id)
                 self._live.setdefault(job.id, _Live()).tell()
-                await durable.begin(job.id, job.attempts)
+                await self._begun(durable, job)
             await self._wake.wait()
+
+    async def _begun(self, durable: "Durable", job: Job) -> None:
+        """What is claimed is begun, however long its engine's database cannot be written."""
+        while True:
+            try:
+                return await durable.begin(job.id, job.attempts)
+            except Exception as error:
+                log.warning("job %s cannot be begun yet: %s", job.id, error)
+                await asyncio.sleep(_BUSY_WAIT)
 
     async def _work(self, id: str) -> None:
         """A job's first step; at its end the records say how it ended."""
@@ -575,7 +594,7 @@ class Jobs:
         records = self._of()
         live = self._live.setdefault(id, _Live())
         try:
-            job = await self._call(records.find, id)
+            job = await self._surely(records.find, id)
             if job is None or job.is_finished:
                 self._let_go(id)
             else:
@@ -587,7 +606,7 @@ class Jobs:
 
     async def _worked(self, job: Job, live: _Live) -> None:
         records = self._of()
-        if job.id not in self._claimed and await self._call(records.again, job.id) > _ATTEMPTS:
+        if job.id not in self._claimed and await self._surely(records.again, job.id) > _ATTEMPTS:
             await self._failed(
                 job, live, errors.WorkFailed(f"{_ATTEMPTS} servers ended while they did this job")
             )
@@ -713,7 +732,7 @@ class Jobs:
             result, beside = _Result(outcome, begun.duration if begun else outcome.duration), 0
             for warning in outcome.warnings:
                 live.say(warning, "WARNING")
-        size = await asyncio.to_thread(_write, self._result_path(job.id), result)
+        size = await self._surely(_write, self._result_path(job.id), result)
         live.say("succeeded")
         if not await self._finish(job.id, "succeeded", size=size + beside, logs=live.logs):
             self._remove_result(job.id)  # cancelled in its last moment
@@ -736,7 +755,7 @@ class Jobs:
         logs: Iterable[JobLog] = (),
     ) -> bool:
         """False where the job had come to its end before."""
-        if ended := await self._call(self._of().finish, id, state, size=size, error=error, logs=logs):
+        if ended := await self._surely(self._of().finish, id, state, size=size, error=error, logs=logs):
             self._on_end(state)
         return ended
 
@@ -844,12 +863,13 @@ async def _first_of(following: asyncio.Future[Any], fetching: asyncio.Task[None]
 
 
 def _told(what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-    """What SQLite cannot do for want of room, or as somebody else keeps it, in our words."""
+    """What cannot be written for want of room, or as somebody else keeps it, in our words."""
     try:
         return what(*arguments, **named)
     except Exception as error:
         reason = getattr(getattr(error, "orig", error), "sqlite_errorname", "")
-        if reason == "SQLITE_FULL" or reason.startswith("SQLITE_IOERR"):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or reason == "SQLITE_FULL" or reason.startswith("SQLITE_IOERR"):
             raise errors.NoSpace("the disk of this server is full; the job was not kept") from error
         if reason in ("SQLITE_BUSY", "SQLITE_LOCKED"):
             raise errors.Busy(

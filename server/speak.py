@@ -32,6 +32,9 @@ _SILENCE = 0.25
 _AT_ONCE = 500
 """Characters up to which a text is prepared without leaving the event loop."""
 
+_READ: set[str] = set()
+"""Languages whose words are loaded; the first text of one takes longer than the server may stand still."""
+
 
 @dataclass(slots=True)
 class Spoken:
@@ -65,14 +68,17 @@ async def prepare(speak: Speak, voices: Voices) -> Spoken:
     if words and not voice.ipa:
         raise BadField(f"the voice {voice.id} takes no sounds in IPA", "custom_dictionary")
 
+    language = speak.language or voice.locale
+
     def pieces() -> tuple[Piece, ...]:
-        language = speak.language or voice.locale
         found = text.pieces(speak.text, language, speed=speak.speed, longest=speak.longest, words=words)
         return tuple(found) or (Piece("", pause=_SILENCE),)
 
-    if len(speak.text) <= _AT_ONCE:
+    if len(speak.text) <= _AT_ONCE and language in _READ:
         return Spoken(speak, voice, pieces())
-    return Spoken(speak, voice, await asyncio.to_thread(pieces))
+    spoken = Spoken(speak, voice, await asyncio.to_thread(pieces))
+    _READ.add(language)
+    return spoken
 
 
 async def sound(

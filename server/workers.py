@@ -62,9 +62,11 @@ class Worker:
                 case Refused(message):
                     raise ModelBroken(message)
             raise ChildGone(f"process {child.pid} answers before it was asked")
-        except BaseException:
+        except BaseException as error:
             child.kill()
             await child.ended()
+            if isinstance(error, psutil.NoSuchProcess):  # it died as soon as it had told of itself
+                raise ChildGone(f"process {child.pid} has ended") from error
             raise
 
     @property
