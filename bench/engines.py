@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -109,6 +109,7 @@ def main(
         bool,
         typer.Option("--quick", help="A look: 3 clips and 60 s, one round, without what is not built yet."),
     ] = False,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of each part; 0: as many as it has.")] = 0,
     write: Annotated[bool, typer.Option("--write", help="Keep the parts, and write the page.")] = False,
     page: Annotated[Path, typer.Option(help="Page whose tables are replaced.")] = PAGE,
     kept: Annotated[Path, typer.Option(help="File in which the parts are kept.")] = KEPT,
@@ -128,7 +129,8 @@ def main(
         os.environ["BENCH_CONVERTED"] = str(Path(folder, "converted"))
         made = _Made(Path(folder))
         for name in wanted:
-            found[name] = _measured(parts[name], made, quick)
+            part = replace(parts[name], rounds=rounds or parts[name].rounds)
+            found[name] = _measured(part, made, quick)
             if write:
                 _keep(found, kept)
     if write:
@@ -340,6 +342,8 @@ HEAD = (
 )
 AIM_HEAD = ("aim", "least", "measured", "")
 
+_LOAD = "load before the run"
+
 _Kept = dict[str, dict[str, Any]]
 
 
@@ -435,7 +439,9 @@ def _table(head: Sequence[str], rows: Iterator[list[str]]) -> Table:
 
 def _markdown(found: _Kept) -> str:
     machine = list(found.values())[-1]["machine"]
-    lines = [f"- {name}: {value}" for name, value in machine.items() if not name.startswith("load")]
+    loads = [float(part["machine"][_LOAD].split()[0]) for part in found.values()]
+    lines = [f"- {name}: {value}" for name, value in machine.items() if name != _LOAD]
+    lines.append(f"- {_LOAD} of each part: {min(loads):.1f} to {max(loads):.1f}")
     for head, rows in ((AIM_HEAD, _aims(found)), (HEAD, _cells(found))):
         lines += ["", _line(head), _line(["---"] * len(head)), *map(_line, rows)]
     return "\n".join(lines)

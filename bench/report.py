@@ -74,7 +74,15 @@ class Part:
 
 def machine() -> dict[str, str]:
     """What the figures were measured on, and how busy it was before."""
-    packages = ("whisperd", "pywhispercpp", "av", "onnxruntime", "uvicorn")
+    packages = (
+        "whisperd",
+        "pywhispercpp",
+        "ctranslate2",
+        "faster-whisper",
+        "av",
+        "onnxruntime",
+        "uvicorn",
+    )
     return {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
