@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from server import ct2, folders, pipelines
+from server.engines import pocket
 from server.errors import BadField, BadRequest
 from server.folders import Home, Kind
 from server.models import Models
@@ -80,7 +81,24 @@ def _kokoro_info(folder: Path) -> ModelInfo | None:
 KOKORO = Kind("kokoro", _kokoro_files, _kokoro_info, home="voices")
 """A model of Kokoro's, and the voices that it speaks in."""
 
-KINDS: tuple[Kind, ...] = (ct2.KIND, pipelines.KIND, PIPER, KOKORO)
+
+def _pocket_info(folder: Path) -> ModelInfo | None:
+    if not ((folder / "model.safetensors").is_file() and (folder / "embeddings").is_dir()):
+        return None
+    return ModelInfo(
+        id=folder.name,
+        path=folder.absolute(),
+        size=folders.size(folder),
+        created=int(folder.stat().st_mtime),
+        engine="pocket",
+        broken=pocket.broken(folder),
+    )
+
+
+POCKET = Kind("pocket", pocket.wanted, _pocket_info, home="voices")
+"""A model of Pocket TTS with its voices: one of the hub's folders `languages/NAME`."""
+
+KINDS: tuple[Kind, ...] = (ct2.KIND, pipelines.KIND, PIPER, KOKORO, POCKET)
 
 Homes = Mapping[Home, Path]
 """Where the models of each home go."""

@@ -63,6 +63,16 @@ VOICE = {
 }
 
 
+_HEADER = b'{"__metadata__": {}, "a": {"dtype": "U8", "shape": [80000], "data_offsets": [0, 80000]}}'
+
+POCKET = {
+    "model.safetensors": len(_HEADER).to_bytes(8, "little") + _HEADER + b"w" * 80_000,
+    "tokenizer.json": b"{}",
+    "embeddings/alba.safetensors": b"a" * 5000,
+    "embeddings/marius.safetensors": b"m" * 5000,
+}
+
+
 def add(hub: Hub, repo: str, files: dict[str, bytes], at: str = "") -> str:
     """A repository with these files and what people put beside them; its commit."""
     for name, data in files.items():
@@ -154,6 +164,20 @@ async def test_a_voice_goes_to_the_voices(make: Make, hub: Hub, folder: Path, vo
     assert (info.size, info.engine) == (whole(with_card), "piper")
     assert here(info.path) == with_card
     assert (inside(folder), inside(voices)) == ([], ["en_US-ljspeech-high"])
+
+
+async def test_a_language_of_pocket_tts_goes_to_the_voices(
+    make: Make, hub: Hub, folder: Path, voices: Path
+) -> None:
+    at = "languages/english/"
+    add(hub, "kyutai/pocket", POCKET | {"README.md": b"for people"}, at=at)
+    info = await pulled(make(), at, "kyutai/pocket")
+    assert (info.id, info.path, info.engine) == ("english", voices / "english", "pocket")
+    assert (here(info.path), info.size, inside(folder)) == (POCKET, whole(POCKET), [])
+    cut = POCKET | {"model.safetensors": POCKET["model.safetensors"][:-1]}
+    add(hub, "kyutai/pocket", cut, at="languages/german/")
+    assert "breaks off" in await refusal(make(), NotAModel, "languages/german/", "kyutai/pocket")
+    assert inside(voices) == ["english"]
 
 
 async def test_what_may_contain_code_is_pulled_at_a_pinned_commit(make: Make, hub: Hub, folder: Path) -> None:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,6 +60,9 @@ _OVERHEAD = 700 << 20
 
 _ENCODER = ("mimi.encoder.", "flow_lm.speaker_proj_weight")
 """Tensors that turn a sample into what the model can follow."""
+
+_NO_SAFETENSORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading the header of a file may raise that is none, or gone."""
 
 _LARGEST_HEADER = 1 << 24
 
@@ -169,24 +172,56 @@ def _has_encoder(weights: Path) -> bool:
     """Whether the tensors that a sample goes through are there and not all zero."""
     try:
         with weights.open("rb") as file:
-            return _is_whole(file)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return _encodes(file)
+    except _NO_SAFETENSORS:
         return False
 
 
-def _is_whole(file: BinaryIO) -> bool:
-    """Whether a safetensors file has an encoder: its header says where each tensor's bytes lie."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > _LARGEST_HEADER:
-        return False
-    tensors = json.loads(file.read(length))
+def broken(model: Path) -> str:
+    """Why a folder's weights cannot be loaded; empty where they look as they should."""
+    try:
+        with (model / _WEIGHTS).open("rb") as file:
+            end = max((end for _, end in _places(file).values()), default=0)
+            size = file.seek(0, 2)
+    except _NO_SAFETENSORS:
+        return f"{_WEIGHTS} is no safetensors file"
+    if size < end:
+        return f"{_WEIGHTS} breaks off at {size:,} of {end:,} bytes"
+    return "" if _tokenizer(model) else f"it lacks {' or '.join(_TOKENIZERS)}"
+
+
+def wanted(there: Collection[str]) -> Collection[str]:
+    """Those of a folder's files that make a model; none where it is not one."""
+    tokenizer = next((name for name in _TOKENIZERS if name in there), "")
+    voices = [name for name in there if re.fullmatch(r"embeddings/[^/]+\.safetensors", name)]
+    if not (_WEIGHTS in there and tokenizer and voices):
+        return ()
+    return (_WEIGHTS, tokenizer, *(name for name in ("config.yaml",) if name in there), *sorted(voices))
+
+
+def _encodes(file: BinaryIO) -> bool:
+    places = _places(file)
     for needed in _ENCODER:
-        name = next((name for name in sorted(tensors) if name.startswith(needed) and "weight" in name), "")
-        start, end = tensors[name]["data_offsets"] if name else (0, 0)
-        file.seek(8 + length + start)
+        name = next((name for name in sorted(places) if name.startswith(needed) and "weight" in name), "")
+        start, end = places.get(name, (0, 0))
+        file.seek(start)
         if not any(file.read(end - start)):
             return False
     return True
+
+
+def _places(file: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Where each tensor's bytes begin and end in a safetensors file, as its header says.
+
+    Raises what a file of another kind may lead to.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LARGEST_HEADER:
+        raise ValueError("no safetensors")
+    tensors = json.loads(file.read(length))
+    tensors.pop("__metadata__", None)
+    places = {name: tensor["data_offsets"] for name, tensor in tensors.items()}
+    return {name: (8 + length + start, 8 + length + end) for name, (start, end) in places.items()}
 
 
 class Speaker:
