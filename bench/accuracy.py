@@ -30,6 +30,9 @@ err = Console(stderr=True)
 
 PAGE = Path("docs/accuracy.md")
 
+ENGINES = ("whisper.cpp", "ctranslate2")
+"""What whisperd runs the model on, one after the other."""
+
 COLUMNS = {
     "word_errors": "word errors",
     "invented": "invented words a minute of silence",
@@ -54,9 +57,12 @@ def main(
 
     With --write each row is kept as soon as it is measured, and another run goes on with the rest.
     """
+    kept, checked = _kept(page) if write else ({}, None)
     if files:
-        raise typer.Exit(_random(files))
-    kept = _kept(page) if write else {}
+        checked = _random(files)
+        if write:
+            _keep(page, kept, checked)
+        raise typer.Exit(int(checked["faulty"] > 0))
     half: Half = "tune" if tune else "report"
     wanted = [name for name in (rows.split(",") if rows else ROWS) if again or name not in kept]
     with TemporaryDirectory(prefix="whisperd-accuracy-") as folder, ExitStack() as stack:
@@ -65,28 +71,39 @@ def main(
             err.print(f"{ROWS[name].title}, {minutes:g} minutes", style="dim")
             kept[name] = _measured(name, Path(folder), half, minutes * 60, programs)
             if write:
-                _keep(page, kept)
+                _keep(page, kept, checked)
     out.print(_table(kept))
 
 
-def _random(files: int) -> int:
-    """How many answers have a fault; each is told."""
-    wrong = 0
+def _random(files: int) -> dict[str, int]:
+    """How many answers there were, with how many segments, and how many have a fault; each is told."""
+    faulty = segments = 0
     with over_http.server() as server, server.client(timeout=3600) as client:
         for seed in range(files):
             media, seconds, fields = random_file(seed)
             answer = client.post("/v1/audio/transcriptions", files={"file": media}, data=fields)
-            found = list(faults(answer.raise_for_status().json(), seconds))
-            wrong += bool(found)
+            document = answer.raise_for_status().json()
+            segments += len(document["segments"])
+            found = list(faults(document, seconds))
+            faulty += bool(found)
             for fault in found:
                 out.print(f"file {seed}: {fault}")
-    out.print(f"{files} random files, {wrong} answers with a fault")
-    return int(wrong > 0)
+    checked = {"files": files, "segments": segments, "faulty": faulty}
+    out.print(_checked(checked))
+    return checked
+
+
+def _checked(checked: dict[str, int]) -> str:
+    return (
+        f"Random files: {checked['files']:,}, with {checked['segments']:,} segments; "
+        f"answers with a fault: {checked['faulty']:,}"
+    )
 
 
 def _programs(stack: ExitStack, folder: Path, alone: bool) -> Iterator[tuple[str, Hear]]:
-    server = stack.enter_context(over_http.server())
-    yield "whisperd", _over_http(stack.enter_context(server.client(timeout=3600)))
+    for engine in ENGINES:
+        server = stack.enter_context(over_http.server("--engine", engine))
+        yield f"whisperd, {engine}", _over_http(stack.enter_context(server.client(timeout=3600)))
     if alone:
         return
     converted = folder / "converted"
@@ -146,19 +163,23 @@ def _words(files: list[Recording]) -> int:
 # Rows that are kept -----------------------------------------------------------------------------------
 
 
-def _kept(page: Path) -> dict[str, dict[str, Any]]:
+def _kept(page: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]:
+    """Rows, and what was found in random files."""
     file = page.with_suffix(".json")
-    rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else {}
-    return {name: row for name, row in rows.items() if name in ROWS}
+    kept: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    rows = {name: row for name, row in kept.get("rows", {}).items() if name in ROWS}
+    return rows, kept.get("random")
 
 
-def _keep(page: Path, rows: dict[str, dict[str, Any]]) -> None:
+def _keep(page: Path, rows: dict[str, dict[str, Any]], checked: dict[str, int] | None) -> None:
     about = report.machine()
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
-    page.with_suffix(".json").write_text(f'{{"machine": {json.dumps(about)},\n"rows": {{\n{lines}\n}}}}\n')
+    head = f'"machine": {json.dumps(about)},\n"random": {json.dumps(checked)}'
+    page.with_suffix(".json").write_text(f'{{{head},\n"rows": {{\n{lines}\n}}}}\n')
     text = page.read_text("utf-8")
     begin, end = text.index(report.MARKS[0]) + len(report.MARKS[0]), text.index(report.MARKS[1])
-    page.write_text(f"{text[:begin]}\n\n{_markdown(rows, about)}\n\n{text[end:]}", "utf-8")
+    table = _markdown(rows, about) + (f"\n\n{_checked(checked)}." if checked else "")
+    page.write_text(f"{text[:begin]}\n\n{table}\n\n{text[end:]}", "utf-8")
 
 
 def _cells(rows: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
@@ -166,7 +187,8 @@ def _cells(rows: dict[str, dict[str, Any]]) -> Iterator[list[str]]:
         if name not in rows:
             continue
         for number, (program, found) in enumerate(rows[name]["scores"].items()):
-            title = f"{ROWS[name].title} ({rows[name]['words']:,} words)" if not number else ""
+            about = f"{rows[name]['minutes']:g} min, {rows[name]['words']:,} words"
+            title = f"{ROWS[name].title} ({about})" if not number else ""
             yield [title, program, *(_number(column, found[column]) for column in COLUMNS)]
 
 

@@ -39,16 +39,31 @@ _FRAMES = 100.0
 _SLACK = 0.2
 """Seconds by which a segment's own times may be wrong."""
 
-_RISE = 0.15
-_DEEPEST = 45.0
+_QUIET = 10
+"""Percentile of a band's energy in a window that is taken for noise: people pause."""
+
+_ABOVE, _AUDIBLE = 5.0, 3.0
+"""Times the noise that is taken away before loudness is measured, and under which a spectrum has no shape."""
+
+_TELLING = 0.05
+"""Least standard deviation of what is heeded."""
+
+_FAINTEST = 1e-7
+"""Energy of a frame that nobody hears."""
+
+_RISE = 0.2
+_DEEPEST = 30.0
 """A frame has voice from this share of the range from the quiet to the loud frames of a window, and never
 more than so many dB below the loud ones."""
 
 _BRIEF = 3
 """Frames of silence that are no pause but a stop consonant."""
 
-_CHANGE, _LOUD, _PAUSE = 0.5, 1.0, 2.0
+_CHANGE, _LOUD, _PAUSE = 0.5, 1.0, 3.0
 """What a boundary gains where the sound changes, loses where it is loud, and gains in a pause."""
+
+_LONG_PAUSE = 20.0
+"""Frames from which a pause counts in full; the shortest counts half, since a stop consonant may be one."""
 
 _BEGINNING = 1.5
 """Letters by which every word is longer than its letters."""
@@ -70,6 +85,9 @@ _DRIFT_WEIGHT = 0.3
 _ALIGNED = 6.0
 """Frames by which a boundary strays from where the engine's attention put it."""
 
+_SHORTEST = 4
+"""Frames of voice without which a word's segment is not believed to have its words in them."""
+
 _LONGEST = 5.0
 """No word lasts longer than so many times what its letters promise, but for half a second."""
 
@@ -88,27 +106,44 @@ def timed(heard: Heard, pcm: Pcm, words: bool) -> Heard:
 
 
 class Sound:
-    """What is seen of a window's sound when words are laid over it."""
+    """What is seen of a window's sound when words are laid over it: what stands out of its noise."""
 
     def __init__(self, pcm: Pcm) -> None:
         self.seconds = len(pcm) / SAMPLE_RATE
-        frames = _framed(pcm - pcm.mean() if len(pcm) else pcm)
-        self.loudness: Floats = 10 * np.log10(1e-10 + (frames**2).mean(axis=1, dtype=np.float64))
-        """dB of each frame."""
-        quiet, loud = np.percentile(self.loudness, (10, 95))
-        self.voiced: NDArray[np.bool_] = self.loudness > max(quiet + _RISE * (loud - quiet), loud - _DEEPEST)
-        self._frames = frames
+        bands = _bands(_framed(pcm - pcm.mean() if len(pcm) else pcm))
+        noise = np.percentile(_smooth(bands), _QUIET, axis=0)
+        above = 10 * np.log10(_FAINTEST + np.maximum(bands - _ABOVE * noise, 0).sum(axis=1))
+        self.loudness: Floats = np.maximum(above, np.percentile(above, 95) - _DEEPEST - 5)
+        """dB of each frame, without the noise."""
+        even = _smooth(self.loudness)
+        quiet, loud = np.percentile(even, (10, 95))
+        self.voiced: NDArray[np.bool_] = even > max(quiet + _RISE * (loud - quiet), loud - _DEEPEST)
+        self._spectra: Floats = np.log(np.maximum(bands, _AUDIBLE * noise))
 
     @cached_property
     def change(self) -> Floats:
         """How much the spectrum of the 30 ms after each frame differs from that of the 30 ms before."""
-        power = np.abs(np.fft.rfft(self._frames, 512)) ** 2
-        bands = np.log(1e-8 + np.add.reduceat(power, _edges(), axis=1)[:, :-1].astype(np.float64))
-        padded = np.pad(bands, ((3, 3), (0, 0)), mode="edge")
-        sums = np.cumsum(np.vstack([np.zeros(bands.shape[1]), padded]), axis=0)
+        spectra = self._spectra
+        padded = np.pad(spectra, ((3, 3), (0, 0)), mode="edge")
+        sums = np.cumsum(np.vstack([np.zeros(spectra.shape[1]), padded]), axis=0)
         means = (sums[3:] - sums[:-3]) / 3
-        change: Floats = np.abs(means[3 : 3 + len(bands)] - means[: len(bands)]).mean(axis=1)
+        change: Floats = np.abs(means[3 : 3 + len(spectra)] - means[: len(spectra)]).mean(axis=1)
         return change
+
+
+def _bands(frames: Pcm) -> Floats:
+    """Energy of each frame in each band, never nothing."""
+    power = np.abs(np.fft.rfft(frames, 512)) ** 2
+    bands: Floats = np.add.reduceat(power, _edges(), axis=1)[:, :-1].astype(np.float64) + 1e-8
+    return bands
+
+
+def _smooth(values: Floats) -> Floats:
+    """Means over 50 ms around each frame; frames come first."""
+    edges = [(2, 2)] + [(0, 0)] * (values.ndim - 1)
+    padded = np.pad(values, edges, mode="edge")
+    smooth: Floats = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=0).mean(axis=-1)
+    return smooth
 
 
 def _framed(pcm: Pcm) -> Pcm:
@@ -137,7 +172,7 @@ def _timed(segment: Segment, sound: Sound, low: float, high: float, words: bool)
     first, last = round(low * _FRAMES), min(round(high * _FRAMES), len(sound.voiced))
     units = tuple(joined(segment.logprobs)) if words else ()
     places = np.flatnonzero(_bridged(sound.voiced[first:last])) + first
-    if len(places) < max(1, len(units)):
+    if len(places) < max(1, _SHORTEST * len(units)):
         places = np.arange(first, max(last, first + max(1, len(units))))
     if not units:
         return replace(segment, start=_seconds(places[0]), end=_seconds(places[-1] + 1), words=())
@@ -225,12 +260,13 @@ class _Track:
     def __init__(self, sound: Sound, places: NDArray[np.int64]) -> None:
         self.places = places
         """Frames of the window."""
-        self.pauses = np.concatenate([[False], np.diff(places) > 1])
+        gaps = np.concatenate([[0], np.diff(places) - 1])
+        pauses = np.where(gaps > 0, np.clip(gaps / _LONG_PAUSE, 0.5, 1.0), 0.0)
         change, loudness = (
             _standard(values[np.clip(places, 0, len(values) - 1)])
             for values in (sound.change, sound.loudness)
         )
-        self.cost: Floats = _LOUD * loudness - _CHANGE * change - _PAUSE * self.pauses
+        self.cost: Floats = _LOUD * loudness - _CHANGE * change - _PAUSE * pauses
 
     def __len__(self) -> int:
         return len(self.places)
@@ -241,8 +277,8 @@ class _Track:
 
 
 def _standard(values: Floats) -> Floats:
-    """In standard deviations from their mean."""
-    standard: Floats = (values - values.mean()) / (values.std() + 1e-6)
+    """In standard deviations from their mean; what hardly varies tells nothing."""
+    standard: Floats = (values - values.mean()) / max(values.std(), _TELLING)
     return standard
 
 

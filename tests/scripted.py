@@ -66,10 +66,15 @@ class Runner:
     slots: int = 2
     ahead: int = 2
     _residences: dict[str, Residence] = field(default_factory=dict)
+    _free: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._free = asyncio.Semaphore(self.slots)
 
     async def run(self, unit: Unit) -> Heard:
         pcm = np.frombuffer(unit.window.pcm, "<i2").astype(np.float32) / np.float32(32768)
-        return await asyncio.to_thread(worker.hear, self.engine, pcm, unit.decode, lambda: False)
+        async with self._free:
+            return await asyncio.to_thread(worker.hear, self.engine, pcm, unit.decode, lambda: False)
 
     async def load(self, model: ModelInfo, slots: int | None = None) -> None:
         self._residences[model.id] = Residence(model.id, self.engine.describe(), (os.getpid(),), 0, 0)

@@ -42,7 +42,7 @@ class Server:
 
     def wait_ready(self) -> None:
         """Until it listens and has tried itself."""
-        until(lambda: "\ntry: " in self.log or "no model" in self.log or self.process.poll() is not None)
+        until(lambda: "\ntry: " in self.log or "no model" in self.log or self.process.poll() is not None, 120)
         assert self.process.poll() is None, self.log
 
     def client(self, timeout: float = 120.0) -> httpx.Client:

@@ -13,10 +13,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-def test_answers_to_random_files_are_in_order(data: Path) -> None:
-    """The accuracy bench does the same with a thousand."""
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 100), marks=pytest.mark.slow)])
+def test_answers_to_random_files_are_in_order(data: Path, seeds: range) -> None:
+    """The accuracy bench does the same with a thousand: scripts/bench accuracy --files 1000."""
     with serving(data) as server, server.client() as client:
-        for seed in range(24):
+        for seed in seeds:
             media, seconds, fields = random_file(seed)
             answer = client.post("/v1/audio/transcriptions", files={"file": media}, data=fields)
             assert answer.status_code == 200, (seed, answer.text)

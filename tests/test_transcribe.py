@@ -5,6 +5,7 @@ import re
 import wave
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from server.types import (
     Transcript,
     Window,
 )
+from server.vote import Vote
 from tests.scripted import Engine, Runner, Say, segment, texts
 from tests.speech import SENTENCES, Pcm, say, silence, talk, wav
 from tests.voices import Voice, speak
@@ -280,10 +282,14 @@ def spoken_in(*shares: dict[str, float]) -> Say:
     return say
 
 
-async def test_windows_vote_on_the_language(readers: Readers, tmp_path: Path) -> None:
+async def test_windows_vote_on_the_language(
+    readers: Readers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first one is wrong, the others together know better; nothing of the wrong language stays."""
+    # On a slow machine the first vote would not wait for the others.
+    monkeypatch.setattr("server.transcribe.Vote", partial(Vote, patience=None))
     votes = spoken_in({"de": 0.6, "en": 0.4}, {"en": 0.9, "de": 0.1}, {"en": 0.9, "de": 0.1})
-    transcript, events, _ = await hear(readers, tmp_path, FOUR, votes, Listen(model="demo"))
+    transcript, events, _ = await hear(readers, tmp_path, FOUR, votes, Listen(model="demo"), slots=1)
     assert transcript.language == "en"
     assert {one.language for one in transcript.segments} == {"en"}
     assert set(texts(transcript.segments)) == {"en!"}

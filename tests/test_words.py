@@ -70,6 +70,25 @@ def test_words_lie_where_they_are_said(voice: Voice, texts: tuple[str, ...], loo
     assert np.percentile(wrong, 95) < 0.25
 
 
+def test_words_in_loud_noise_lie_where_they_are_said() -> None:
+    """Noise with most of its energy below the speech, where energy alone tells nothing."""
+    spoken = [speak(text, Voice("en-us", 150)) for text in (SAID, "The train to Paris leaves at seven.")]
+    pcm, truth = placed(spoken)
+    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(len(pcm)))
+    hertz = np.arange(len(spectrum)) * SAMPLE_RATE / len(pcm)
+    noise = np.fft.irfft(spectrum / np.maximum(50, hertz), len(pcm))
+    loud = pcm[np.abs(pcm) > 0.01].std() * 10 ** (-10 / 20)
+    first = 2 * len(spoken[0].words)
+    told = heard(
+        segment(SAID, truth[0] - 0.15, truth[first - 1] + 0.15),
+        segment("The train to Paris leaves at seven.", truth[first] - 0.15, truth[-1] + 0.15),
+    )
+    noisy = pcm + (noise / noise.std() * loud).astype(np.float32)
+    wrong = np.abs(np.subtract(times(words.timed(told, noisy, words=True)), truth))
+    assert np.median(wrong) < 0.06
+    assert np.percentile(wrong, 95) < 0.25
+
+
 def test_no_word_is_empty_and_none_reaches_into_a_pause() -> None:
     """Words before a pause used to end after it, first words had no length."""
     spoken = speak("Good morning.")
