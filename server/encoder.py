@@ -3,9 +3,11 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+import queue
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import msgspec
 
@@ -60,6 +62,8 @@ class Refused(msgspec.Struct, tag=True):
     kind: str
     message: str
 
+
+Opened = TypeVar("Opened")
 
 ToEncoder = Begin | Feed | Drop
 FromEncoder = Ready | Encoded | Refused
@@ -173,15 +177,20 @@ def main() -> None:
     from server import encoding
 
     parent = Parent[ToEncoder](ToEncoder)
-    streams: dict[int, encoding.Encoder] = {}
-    encoding.Encoder("flac", 22_050, 24_000)  # what this loads is then loaded
+    spares = Spares(encoding.Encoder)
+    spares.prepare(*_FIRST)
+    messages: queue.SimpleQueue[ToEncoder] = queue.SimpleQueue()
+    parent.hear(messages.put)
     parent.send(Ready())
+    streams: dict[int, encoding.Encoder] = {}
     while True:
-        message = parent.receive()
+        if messages.empty():
+            spares.refill()
+        message = messages.get()
         try:
             match message:
                 case Begin(stream, format, rate, wanted):
-                    streams[stream] = encoding.Encoder(format, rate, wanted)
+                    streams[stream] = spares.take(format, rate, wanted)
                 case Feed(stream, pcm, last) if stream in streams:
                     made = streams[stream].feed(pcm)
                     parent.send(Encoded(stream, made + (streams.pop(stream).finish() if last else b"")))
@@ -189,3 +198,39 @@ def main() -> None:
                     streams.pop(stream, None)
         except errors.SpeechError as error:
             parent.send(Refused(message.stream, type(error).__name__, str(error)))
+
+
+Kind = tuple[Audio, int, int]
+"""A stream's format, the rate that comes and the rate that goes."""
+
+_FIRST: Kind = ("mp3", 22_050, 24_000)
+"""What is most likely asked for first."""
+
+_SPARES = 8
+
+
+class Spares(Generic[Opened]):
+    """Streams opened ahead, one of each kind that was asked for lately: to open one takes some ms."""
+
+    def __init__(self, open: Callable[[Audio, int, int], Opened]) -> None:
+        self._open = open
+        self._ready: dict[Kind, Opened] = {}
+        self._missing: Kind | None = None
+
+    def prepare(self, format: Audio, rate: int, wanted: int) -> None:
+        with suppress(errors.SpeechError):
+            self._ready[format, rate, wanted] = self._open(format, rate, wanted)
+        if len(self._ready) > _SPARES:
+            del self._ready[next(iter(self._ready))]
+
+    def take(self, format: Audio, rate: int, wanted: int) -> Opened:
+        """A stream of that kind. Raises what opening one does."""
+        kind = self._missing = (format, rate, wanted)
+        ready = self._ready.pop(kind, None)
+        return self._open(*kind) if ready is None else ready
+
+    def refill(self) -> None:
+        """While there is nothing else to do: another of the kind that was taken last."""
+        if self._missing:
+            self.prepare(*self._missing)
+            self._missing = None

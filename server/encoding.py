@@ -35,6 +35,11 @@ _OPTIONS = {
 _BIT_RATES = {"mp3": 64_000, "opus": 48_000, "aac": 64_000}
 """Bits per second of mono speech."""
 
+_CODEC_OPTIONS = {
+    # Each frame by itself: it leaves a frame sooner than one that may borrow room from the next.
+    "libmp3lame": {"reservoir": "0"},
+}
+
 _OPUS_RATE = 48_000
 
 _SLOWEST_TEMPO = 0.5
@@ -66,7 +71,9 @@ class Encoder:
         self._container = av.open(
             _Pipe(self._sink), "w", format=container, options=_OPTIONS.get(self._format, {})
         )
-        self._stream: Any = self._container.add_stream(codec, rate=wanted, layout="mono")
+        self._stream: Any = self._container.add_stream(
+            codec, rate=wanted, layout="mono", options=_CODEC_OPTIONS.get(codec, {})
+        )
         self._stream.codec_context.format = sample_format
         if self._format in _BIT_RATES:
             self._stream.bit_rate = _BIT_RATES[self._format]

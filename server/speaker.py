@@ -195,7 +195,12 @@ class _Backlog:
     async def taken(self, making: asyncio.Task[None]) -> AsyncIterator[bytes]:
         """The sound, until `making` it has ended; its error comes after all sound before it."""
         making.add_done_callback(lambda _: self._sounds.put_nowait(b""))
-        while pcm := await self._sounds.get():
+        ended = False
+        while not ended and (pcm := await self._sounds.get()):
+            # All that is there at once: each step after this takes a message of its own.
+            while not ended and not self._sounds.empty():
+                more = self._sounds.get_nowait()
+                pcm, ended = pcm + more, not more
             self._size -= len(pcm)
             self._taken.set()
             yield pcm
