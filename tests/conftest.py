@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import huggingface_hub.constants  # noqa: F401  # it asks the environment when it is imported, before engines change it
 import pytest
 
 from tests.serving import Server, serving
@@ -33,7 +34,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     here = Path(__file__)
     kind = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
     with _locked(here.parent, kind, gate=here):
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            # Engines that were tried in this very process say it, for theirs; servers would inherit it.
+            os.environ.pop("HF_HUB_OFFLINE", None)
 
 
 @contextmanager

@@ -336,6 +336,7 @@ def test_what_is_no_model(hub: Hub, asking: httpx.Client, stream: str) -> None:
 
 def test_a_server_that_is_being_stopped_tells_those_who_wait_for_a_model(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
         environment = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         with serving(tmp_path, environment=environment) as server, ThreadPoolExecutor() as pool:
             client = pool.submit(
