@@ -28,6 +28,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if only.endswith(".py") else min(len(os.sched_getaffinity(0)), 4)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `long` run only where they are asked for."""
+    if "long" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """A test marked `alone` begins when the tests of other workers have ended, and these wait for its end."""

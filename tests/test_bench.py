@@ -30,7 +30,7 @@ def bench(*flags: str, caches: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_quick_run_compares_and_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     page, kept = tmp_path / "page.md", tmp_path / "kept.json"
     page.write_text(PAGE)
@@ -70,7 +70,7 @@ def test_parts_that_are_not_known_are_refused_with_those_that_are(tmp_path: Path
     assert "demo-clips" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_engines_say_the_same_words_of_random_weights(tmp_path: Path) -> None:
     path, folder = write_fixed(tmp_path / "ggml-base-12.bin", "base", 12), tmp_path / "converted"
     convert(path, folder, "int8")

@@ -19,6 +19,8 @@ from tests import tiny_voices
 from tests.serving import Server, serving, until
 from tests.speech import SENTENCES, Pcm, silence, talk, wav
 
+pytestmark = pytest.mark.slow
+
 ALICE, BOB, ADMIN = "key-of-alice-0123456789", "key-of-bob-0123456789", "key-of-admin-0123456789"
 
 SAID = "Deploy and run speech synthesis."

@@ -8,6 +8,8 @@ from server import enrolled
 from server.errors import BadField
 from server.types import KnownVoice
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -124,7 +124,7 @@ def test_nothing_is_lost_at_any_point(tmp_path: Path, receiver: Receiver) -> Non
     run.check()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_of_fifty_is_lost_at_any_point_nor_at_random(tmp_path: Path, receiver: Receiver) -> None:
     run = Run(tmp_path, receiver)
     killed_at_each_point(run, 10)

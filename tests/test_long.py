@@ -65,7 +65,7 @@ def watching(server: Server) -> Iterator[list[int]]:
         thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.alone
 def test_ten_hours_stay_within_the_bound(tmp_path: Path) -> None:
     media = tmp_path / "day.flac"

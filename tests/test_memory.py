@@ -274,7 +274,7 @@ def own(tmp_path: Path) -> Iterator[Server]:
     models.mkdir()
     for id in ("one", "two"):
         (models / f"{id}.bin").symlink_to(DEMO)
-    with serving(tmp_path / "data", "--models", str(models), "--memory", "280MB") as running:
+    with serving(tmp_path / "data", "--models", str(models), "--memory", "400MB") as running:
         yield running
 
 

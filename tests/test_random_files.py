@@ -13,7 +13,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 100), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 100), marks=pytest.mark.long)])
 def test_answers_to_random_files_are_in_order(data: Path, seeds: range) -> None:
     """The accuracy bench does the same with a thousand: scripts/bench accuracy --files 1000."""
     with serving(data) as server, server.client() as client:

@@ -19,6 +19,8 @@ from server import records, state
 from tests.serving import ROOT, Server, serving, started, until
 from tests.speech import SENTENCES, say, wav
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/audio/transcriptions"
 CLIP = wav(say(SENTENCES[0]))
 

@@ -18,6 +18,8 @@ from tests.dialects.test_audio import sse
 from tests.hub import Hub
 from tests.serving import Server, serving
 
+pytestmark = pytest.mark.slow
+
 PIPER = "rhasspy/piper-voices"
 KOKORO = "onnx-community/Kokoro-82M-v1.0-ONNX"
 

@@ -15,6 +15,8 @@ from tests.dialects.test_jobs import ended
 from tests.receiver import Receiver
 from tests.serving import ROOT, Server, serving, until
 
+pytestmark = pytest.mark.slow
+
 MEDIA = (ROOT / "models" / "hello.ogg").read_bytes()
 TEXT = "A short text, spoken as a job."
 
