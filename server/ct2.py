@@ -68,14 +68,7 @@ def info(folder: Path) -> ModelInfo | None:
     """The model in a folder; None where that means to be none. See folders.Kind."""
     if not looks_like_one(folder):
         return None
-    plain = ModelInfo(
-        # A name that is not UTF-8 must still go into an answer.
-        id=os.fsencode(folder.name).decode("utf-8", "replace"),
-        path=folder.absolute(),
-        size=folders.size(folder),
-        created=int(folder.stat().st_mtime),
-        engine=ENGINE,
-    )
+    plain = folders.plain(folder, ENGINE)
     try:
         return _described(plain, check(folder))
     except ModelBroken as error:

@@ -76,6 +76,18 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in contents(folder))
 
 
+def plain(folder: Path, engine: str) -> ModelInfo:
+    """What any model of several files tells by its folder alone."""
+    return ModelInfo(
+        # A name that is not UTF-8 must still go into an answer.
+        id=os.fsencode(folder.name).decode("utf-8", "replace"),
+        path=folder.absolute(),
+        size=size(folder),
+        created=int(folder.stat().st_mtime),
+        engine=engine,
+    )
+
+
 def contents(folder: Path) -> list[Path]:
     """All files of a model, hidden ones left out."""
     return [

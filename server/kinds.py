@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from server import ct2, folders, pipelines
@@ -32,14 +33,7 @@ def _piper_info(folder: Path) -> ModelInfo | None:
     described = weights[0].with_name(f"{weights[0].name}.json") if len(weights) == 1 else None
     if described is None or not described.is_file():
         return None
-    return ModelInfo(
-        id=folder.name,
-        path=folder.absolute(),
-        size=folders.size(folder),
-        created=int(folder.stat().st_mtime),
-        engine="piper",
-        broken=_piper_broken(described),
-    )
+    return replace(folders.plain(folder, "piper"), broken=_piper_broken(described))
 
 
 def _piper_broken(described: Path) -> str:
@@ -69,13 +63,7 @@ def _kokoro_info(folder: Path) -> ModelInfo | None:
     taken = _kokoro_files([path.relative_to(folder).as_posix() for path in folders.contents(folder)])
     if not taken:
         return None
-    return ModelInfo(
-        id=folder.name,
-        path=folder.absolute(),
-        size=folders.size(folder),
-        created=int(folder.stat().st_mtime),
-        engine="kokoro",
-    )
+    return folders.plain(folder, "kokoro")
 
 
 KOKORO = Kind("kokoro", _kokoro_files, _kokoro_info, home="voices")
@@ -85,14 +73,7 @@ KOKORO = Kind("kokoro", _kokoro_files, _kokoro_info, home="voices")
 def _pocket_info(folder: Path) -> ModelInfo | None:
     if not ((folder / "model.safetensors").is_file() and (folder / "embeddings").is_dir()):
         return None
-    return ModelInfo(
-        id=folder.name,
-        path=folder.absolute(),
-        size=folders.size(folder),
-        created=int(folder.stat().st_mtime),
-        engine="pocket",
-        broken=pocket.broken(folder),
-    )
+    return replace(folders.plain(folder, "pocket"), broken=pocket.broken(folder))
 
 
 POCKET = Kind("pocket", pocket.wanted, _pocket_info, home="voices")

@@ -61,18 +61,8 @@ class Partial:
         """Make it ours until `close`; False while another download, here or in another process, has it."""
         with writing(self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Who had it before may have renamed or removed it in between.
-                mine = os.path.samestat(os.fstat(file), self.path.stat())
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            if not mine:
-                os.close(file)
-                return False
-            self._open = file
-            return True
+            self._open = _locked(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        return self._open is not None
 
     def begin(self, whole: Whole) -> None:
         """Go on with what is there, if it is a part of this whole; else start anew."""
@@ -170,17 +160,8 @@ class Coming:
         """Make it ours until `close`; False while another download, here or in another process, has it."""
         with writing(self.folder.parent):
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = os.path.samestat(os.fstat(handle), self.folder.stat())
-            except (BlockingIOError, FileNotFoundError):
-                mine = False
-            if not mine:
-                os.close(handle)
-                return False
-            self._open = handle
-            return True
+            self._open = _locked(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        return self._open is not None
 
     def size(self) -> int:
         """Bytes that have come."""
@@ -236,6 +217,21 @@ class Coming:
             self.discard()
         os.close(self._open)
         self._open = None
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """A handle that holds the lock of what is there by that name; None while another one has it."""
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who had it before may have renamed or removed it in between.
+        mine = os.path.samestat(os.fstat(handle), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        mine = False
+    if mine:
+        return handle
+    os.close(handle)
+    return None
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A folder is one where its `config.yaml` names a pipeline of pyannote; see engine
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,10 @@ def _info(folder: Path) -> ModelInfo:
     parts = {part: pyannote.part_of(folder, part, named.get(part)) for part in _PARTS}
     missing = [f"{part}/{_CHECKPOINT}" for part, path in parts.items() if not (path / _CHECKPOINT).is_file()]
     beside = {path for path in parts.values() if path.parent != folder and path.is_dir()}
-    return ModelInfo(
-        id=folder.name,
-        path=folder.absolute(),
-        size=sum(folders.size(each) for each in (folder, *beside)),
-        created=int(folder.stat().st_mtime),
-        engine=ENGINE,
+    plain = folders.plain(folder, ENGINE)
+    return replace(
+        plain,
+        size=plain.size + sum(folders.size(each) for each in beside),
         overhead=_OVERHEAD,
         capabilities=("diarize",),
         broken=f"it lacks {', '.join(missing)}" if missing else "",
