@@ -73,7 +73,7 @@ print("pytest in", os.path.basename(os.getcwd())[:7], *sys.argv[1:])
 sys.exit(5 if "slow" in sys.argv else 0)
 """
 
-QUICK = "pytest in a clone -m not slow -n auto --dist loadfile"
+QUICK = "pytest in a clone -m not slow -n auto --dist loadfile --max-worker-restart 0"
 
 
 class Checkout:
@@ -281,8 +281,8 @@ def test_ci_runs_everything_and_ends_with_pytests_last_line(checkout: Checkout, 
     passed = checkout.run(".ci/run", cwd=tmp_path, env={"CI": "true"})
     assert passed.stdout.splitlines() == [
         "pytest in a clone --quiet tests/test_layout.py",
-        QUICK,
-        f"{QUICK} -m slow",
+        f"{QUICK} --reruns 1",
+        f"{QUICK} --reruns 1 -m slow",
     ]
     assert passed.returncode == 0, "no slow test was found, which is fine"
 

@@ -5,10 +5,12 @@ The library is the one that the program espeak-ng uses, called through ctypes.
 
 import ctypes
 import re
+import subprocess
 from collections.abc import Iterator
 from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import av
@@ -19,6 +21,9 @@ from tests.speech import Pcm
 
 _SYNCHRONOUS = 2
 """AUDIO_OUTPUT_SYNCHRONOUS: sound is handed to the callback, nothing is played."""
+
+_DONT_EXIT = 0x8000
+"""espeakINITIALIZE_DONT_EXIT: what goes wrong is told, and does not end the process."""
 
 _LIST_END, _WORD = 0, 1
 """espeak_EVENT_TYPE: no more events; a word begins."""
@@ -108,8 +113,19 @@ def speak(text: str, voice: Voice = Voice()) -> Spoken:
 @lru_cache(maxsize=1)
 def _library() -> tuple[Any, int]:
     """The library and its samples per second."""
-    library = ctypes.CDLL(find_library("espeak-ng") or "libespeak-ng.so.1")
-    return library, library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+    library = ctypes.CDLL(_path())
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, None, _DONT_EXIT)
+    if rate <= 0:
+        raise RuntimeError(f"{_path()} does not find its data")
+    return library, rate
+
+
+def _path() -> str:
+    """The program's own library. By its name alone one would get another one of that name that has been
+    loaded before, as the engine's, which has its data elsewhere."""
+    said = subprocess.run(["espeak-ng", "--version"], check=True, capture_output=True, text=True).stdout
+    beside = Path(said.partition("Data at:")[2].strip()).with_name("libespeak-ng.so.1")
+    return str(beside) if beside.exists() else find_library("espeak-ng") or beside.name
 
 
 def _words_of(events: Any) -> Iterator[tuple[int, int, int]]:
