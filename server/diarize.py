@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from server import enrolled
 from server.diarizers import Diarizers
 from server.errors import BadField, BadMedia
 from server.memory import Memory
@@ -76,7 +77,7 @@ async def diarize(
         sound = await stack.enter_async_context(spooled(folder))
         # Before the media is read: who reads two at a time could wait for himself.
         known = [
-            (voice.name, await stack.enter_async_context(_decoded(voice, readers, folder)))
+            (voice, await stack.enter_async_context(_decoded(voice, readers, folder)))
             for voice in listen.diarize.known
         ]
         recording = Recording(sound.path)
@@ -111,14 +112,15 @@ async def _decoded(voice: KnownVoice, readers: Readers, folder: Path) -> AsyncIt
                     if isinstance(item, MediaEnd):
                         seconds = item.duration
         except BadMedia as error:
-            raise _of_no_use(voice.name, error) from error
+            raise _of_no_use(voice, error) from error
         if not _BRIEFEST - _ROUNDED <= seconds <= _LONGEST + _ROUNDED:
-            raise _of_no_use(voice.name, f"it is {seconds:.1f} s long, and must have 2 to 10 s")
+            raise _of_no_use(voice, f"it is {seconds:.1f} s long, and must have 2 to 10 s")
         yield recording.path
 
 
-def _of_no_use(name: str, why: object) -> BadField:
-    return BadField(f"{_SAMPLES}: the sample of {name[:80]} is of no use: {why}", _SAMPLES)
+def _of_no_use(voice: KnownVoice, why: object) -> BadField:
+    field, whose = (enrolled.FIELD, "enrolled for") if voice.enrolled else (_SAMPLES, "of")
+    return BadField(f"{field}: the sample {whose} {voice.name[:80]} is of no use: {why}", field)
 
 
 class _Apart:
@@ -129,7 +131,7 @@ class _Apart:
         wanted: Diarize,
         pipeline: ModelInfo,
         recording: Recording,
-        known: Sequence[tuple[str, Path]],
+        known: Sequence[tuple[KnownVoice, Path]],
         memory: Memory,
         diarizers: Diarizers,
     ) -> None:
@@ -161,7 +163,7 @@ class _Apart:
     async def _work(self) -> Diarized:
         # While the media is being decoded the pipeline loads.
         async with self._memory.using(self._pipeline):
-            known = {name: await self._embedding(name, sample) for name, sample in self._known}
+            known = {voice.name: await self._embedding(voice, sample) for voice, sample in self._known}
             await self._recording.whole.wait()
             diarized = await self._diarizers.diarize(
                 self._pipeline, self._recording.path, self._wanted.speakers, self._report
@@ -169,11 +171,11 @@ class _Apart:
         diarized, self.recognised = recognised(diarized, known, self._wanted.threshold or 0.0)
         return diarized
 
-    async def _embedding(self, name: str, sample: Path) -> tuple[float, ...]:
+    async def _embedding(self, voice: KnownVoice, sample: Path) -> tuple[float, ...]:
         try:
             return await self._diarizers.embed(self._pipeline, sample)
         except BadMedia as error:
-            raise _of_no_use(name, error) from error
+            raise _of_no_use(voice, error) from error
 
     def _report(self, share: float) -> None:
         self._share = share

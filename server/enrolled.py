@@ -12,7 +12,8 @@ from server.types import KnownVoice
 EVERYBODY = "*"
 """What means all of them."""
 
-_FIELD = "known_speakers"
+FIELD = "known_speakers"
+"""What names them in a request."""
 
 _LARGEST = 1 << 22
 """Bytes of a sample: ten seconds of any sound."""
@@ -26,10 +27,10 @@ def voices(folder: Path, names: Sequence[str], most: int) -> tuple[KnownVoice, .
     samples = _samples(folder)
     wanted = sorted(samples) if EVERYBODY in names else list(dict.fromkeys(names))
     if unknown := [name for name in wanted if name not in samples]:
-        raise BadField(f"{_FIELD}: nobody is enrolled as {unknown[0]!a}", _FIELD)
+        raise BadField(f"{FIELD}: nobody is enrolled as {unknown[0]!a}", FIELD)
     if len(wanted) > most:
-        raise BadField(f"{_FIELD}: {len(wanted)} voices are more than {most}", _FIELD)
-    return tuple(KnownVoice(name, _read(samples[name])) for name in wanted)
+        raise BadField(f"{FIELD}: {len(wanted)} voices are more than {most}", FIELD)
+    return tuple(KnownVoice(name, _read(samples[name]), enrolled=True) for name in wanted)
 
 
 def _samples(folder: Path) -> dict[str, Path]:
@@ -44,9 +45,9 @@ def _samples(folder: Path) -> dict[str, Path]:
 def _read(file: Path) -> bytes:
     try:
         if file.stat().st_size > _LARGEST:
-            raise BadField(f"{_FIELD}: the sample of {file.stem} is larger than {_LARGEST:,} bytes", _FIELD)
+            raise BadField(f"{FIELD}: the sample of {file.stem} is larger than {_LARGEST:,} bytes", FIELD)
         return file.read_bytes()
     except OSError as error:
         raise BadField(
-            f"{_FIELD}: the sample of {file.stem} cannot be read: {error.strerror}", _FIELD
+            f"{FIELD}: the sample of {file.stem} cannot be read: {error.strerror}", FIELD
         ) from error

@@ -29,7 +29,7 @@ from server.conversions import Conversions
 from server.custom_voices import Consent, CustomVoice, CustomVoices
 from server.diarizers import Diarizers
 from server.encoder import Encoder
-from server.errors import CustomVoiceNotFound, ModelNotFound, SpeechError, Starting, VoiceNotFound
+from server.errors import BadField, CustomVoiceNotFound, ModelNotFound, SpeechError, Starting, VoiceNotFound
 from server.keys import Keys
 from server.memory import Loader, Memory, megabytes
 from server.metrics import Metrics
@@ -134,9 +134,27 @@ class Services:
             raise
 
     def check_speakers(self, listen: Listen) -> None:
-        """Raises ModelNotFound and ModelBroken where it is asked who speaks and nothing here can tell."""
-        if wanted := self._by_turns(listen).diarize:
-            self.pipelines.find(wanted.model)
+        """Raises ModelNotFound and ModelBroken where it is asked who speaks and nothing here can tell.
+
+        BadField where turns alone are asked for, of a model whose engine cannot hear them.
+        """
+        listen = self._by_turns(listen)
+        if listen.diarize:
+            self.pipelines.find(listen.diarize.model)
+        elif listen.turns and (model := self.choose(listen)):
+            self._check_turns(model)
+
+    def _check_turns(self, model: ModelInfo) -> None:
+        if transcribe.hears_turns(model) and not self._hears_turns(model):
+            raise BadField(
+                f"{model.id} is run by CTranslate2 here, as set, which cannot hear where somebody "
+                f"else begins to speak; whisper.cpp can: tuning: {{{model.id}: {{engine: whisper.cpp}}}}",
+                "model",
+            )
+
+    def _hears_turns(self, model: ModelInfo) -> bool:
+        """Whether it can, and what runs it here can too."""
+        return transcribe.hears_turns(model) and self.placement.tuning(model).engine != "ctranslate2"
 
     def _by_turns(self, listen: Listen) -> Listen:
         """The same with turns told by the model that hears it, where that can and nothing more is asked.
@@ -152,8 +170,7 @@ class Services:
             entry = catalogue.find(listen.model)
             hears = entry and not entry.kind and "diarize" in entry.capabilities
             return by_turns if hears else listen
-        able = transcribe.hears_turns(model) and self.placement.tuning(model).engine != "ctranslate2"
-        return by_turns if able else listen
+        return by_turns if self._hears_turns(model) else listen
 
     async def transcribe(
         self, listen: Listen, media: Spool, *, background: bool = False
@@ -169,6 +186,8 @@ class Services:
             async for waiting in self._pulled(listen.model):
                 yield waiting
             model = transcribe.choose(self.models, listen)
+        if listen.turns:
+            self._check_turns(model)
         hear = partial(self._hear, model, media, background=background)
         if listen.diarize:
             pipeline = self.pipelines.find(listen.diarize.model)

@@ -153,6 +153,8 @@ class KnownVoice:
     name: str
     sample: bytes = field(repr=False)
     """A media in which nobody else speaks."""
+    enrolled: bool = False
+    """Whether the sample is one of the server's owner, not of the client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_those_who_are_named(folder: Path) -> None:
     ada, grace = (
-        KnownVoice("Ada Lovelace", b"Ada Lovelace.wav"),
-        KnownVoice("Grace", b"Grace.mp3"),
+        KnownVoice("Ada Lovelace", b"Ada Lovelace.wav", enrolled=True),
+        KnownVoice("Grace", b"Grace.mp3", enrolled=True),
     )
     assert enrolled.voices(folder, ["Grace", "Ada Lovelace", "Grace"], 2) == (grace, ada)
     assert enrolled.voices(folder, ["*"], 2) == (ada, grace)

@@ -228,6 +228,17 @@ def test_enrolled_voices_are_named_without_being_sent(running: Server, http: htt
     }
     answer = http.post(DIARIZE, files={"file": ("a.wav", BOTH)}, data=fields)
     assert "was also sent as a sample" in answer.json()["error"]["message"]
+    for name, sample, sentence in (
+        ("Alan", wav(silence(1)), "must have 2 to 10 s"),
+        ("Edsger", wav(silence(4)), "only 0.0 s of speech"),
+        ("Barbara", b"nothing", "the sample enrolled for Barbara is of no use"),
+    ):
+        (folder / f"{name}.wav").write_bytes(sample)
+        answer = http.post(DIARIZE, files={"file": ("a.wav", BOTH)}, data={"known_speakers": name})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "known_speakers"), error
+        assert f"the sample enrolled for {name} " in error["message"]
+        assert sentence in error["message"]
 
 
 BOTH = wav(talk(["Peter lives in London."]))
@@ -415,7 +426,7 @@ def turning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("turning")
     (data / "models").mkdir()
     tinydiarize.write(data / "models" / "ggml-demo-tdrz.bin")
-    with serving(data) as server:
+    with serving(data, "--tuning", "{ggml-forced-tdrz: {engine: ctranslate2}}") as server:
         yield server
 
 
@@ -455,6 +466,20 @@ def test_whisper_cpps_server_tells_turns_too(turning: Server) -> None:
         fields["response_format"] = "verbose_json"
         told = http.post("/inference", files={"file": ("a.wav", wav(SAID))}, data=fields).raise_for_status()
         assert [segment["speaker_turn_next"] for segment in told.json()["segments"]] == ends
+
+
+def test_an_engine_that_cannot_hear_turns_is_told(turning: Server) -> None:
+    forced = tinydiarize.write(turning.data / "models" / "ggml-forced-tdrz.bin")
+    try:
+        with turning.client(timeout=300) as http:
+            fields = {"tinydiarize": "true", "model": "ggml-forced-tdrz"}
+            answer = http.post("/inference", files={"file": ("a.wav", BOTH)}, data=fields)
+            assert answer.status_code == 400
+            assert "tuning: {ggml-forced-tdrz: {engine: whisper.cpp}}" in answer.json()["error"]
+            answer = http.post(DIARIZE, files={"file": ("a.wav", BOTH)}, data={"model": "ggml-forced-tdrz"})
+            assert "no pipeline is installed" in answer.json()["error"]["message"]
+    finally:
+        forced.unlink()
 
 
 def test_what_turns_cannot_tell_needs_a_pipeline(turning: Server) -> None:
