@@ -28,7 +28,7 @@ backend-path = ["."]
 name = "whisperd"
 version = "1"
 scripts = { whisperd = "program:main" }
-optional-dependencies = { test = [], bench = [], espeak = [], piper = [] }
+optional-dependencies = { test = [], bench = [], espeak = [], piper = [], supply = [] }
 """
 
 BACKEND = '''
@@ -46,7 +46,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
         "whisperd.pth": str(pathlib.Path.cwd()),
         INFO + "METADATA": "Metadata-Version: 2.1\\nName: whisperd\\nVersion: 1\\n"
         "Provides-Extra: test\\nProvides-Extra: bench\\n"
-        "Provides-Extra: espeak\\nProvides-Extra: piper\\n",
+        "Provides-Extra: espeak\\nProvides-Extra: piper\\nProvides-Extra: supply\\n",
         INFO + "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
         INFO + "entry_points.txt": "[console_scripts]\\nwhisperd = program:main\\n",
         INFO + "RECORD": "",
@@ -73,6 +73,23 @@ print("pytest in", os.path.basename(os.getcwd())[:7], *sys.argv[1:])
 sys.exit(5 if "slow" in sys.argv else 0)
 """
 
+AUDIT = """
+import json, pathlib, sys
+
+asked, answer = sys.argv[2], sys.argv[-1]
+state = pathlib.Path("advisories").read_text()
+if state == "unreachable":
+    sys.exit("no route to the index")
+found = []
+for name, version in (line.strip().split("==") for line in open(asked)):
+    vulnerable = [{"id": "CVE-1", "fix_versions": ["9"]}] if name == state else []
+    found.append({"name": name, "version": version, "vulns": vulnerable})
+    if state == "none" or state == "some" and name != "pywhispercpp":
+        found[-1] = {"name": name, "skip_reason": f"{name} was not found"}
+pathlib.Path(answer).write_text(json.dumps({"dependencies": found}))
+sys.exit(any(one.get("vulns") for one in found))
+"""
+
 QUICK = "pytest in a clone -m not slow -n auto --dist loadfile --max-worker-restart 0"
 
 
@@ -89,10 +106,13 @@ class Checkout:
             ("backend.py", BACKEND),
             ("program.py", PROGRAM),
             ("pytest.py", PYTEST),
+            ("pip_audit.py", AUDIT),
+            ("advisories", "all"),
             ("ruff.py", ""),
             ("mypy.py", ""),
         ):
             (root / name).write_text(text)
+        shutil.copytree(SCRIPTS.parent / "requirements", root / "requirements")
         (root / "bin").mkdir()
         espeak = root / "bin" / "espeak-ng"
         espeak.write_text("")
@@ -275,6 +295,25 @@ def test_what_debian_keeps_apart_from_python_comes_from_apt(tmp_path: Path) -> N
 def test_the_tests_leave_out_slow_ones_unless_asked_for(checkout: Checkout, tmp_path: Path) -> None:
     assert checkout.run("scripts/test", "-x", cwd=tmp_path).stdout == f"{QUICK} -x\n"
     assert checkout.run("scripts/test", "-m", "slow").stdout == f"{QUICK} -m slow\n"
+
+
+@pytest.mark.parametrize(
+    ("advisories", "code", "says"),
+    [
+        ("all", 0, "packages were audited, 0 with known vulnerabilities"),
+        ("starlette", 1, "CVE-1, mended in 9"),
+        ("some", 0, "not audited: starlette was not found"),
+        ("none", 0, "nothing was audited: the package index has no advisories"),
+        ("unreachable", 0, "nothing was audited: no route to the index"),
+    ],
+)
+def test_an_audit_says_what_it_found_and_what_it_did_not_look_at(
+    checkout: Checkout, advisories: str, code: int, says: str
+) -> None:
+    (checkout.root / "advisories").write_text(advisories)
+    audited = checkout.run("scripts/audit")
+    assert audited.returncode == code
+    assert says in audited.stderr
 
 
 def test_ci_runs_everything_and_ends_with_pytests_last_line(checkout: Checkout, tmp_path: Path) -> None:
