@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import httpx
 import typer
@@ -33,6 +33,9 @@ PAGE = Path("docs/accuracy.md")
 ENGINES = ("whisper.cpp", "ctranslate2")
 """What whisperd runs the model on, one after the other."""
 
+_CHUNK = 50
+"""Random files after which it is kept how far they have come."""
+
 COLUMNS = {
     "word_errors": "word errors",
     "invented": "invented words a minute of silence",
@@ -41,6 +44,15 @@ COLUMNS = {
     "word_p95": "95 %",
     "segment_median": "sentence edges off, median",
 }
+
+
+class Checked(TypedDict):
+    """What was found in random files."""
+
+    files: int
+    segments: int
+    faulty: int
+    """Files whose answer has a fault."""
 
 
 def main(
@@ -59,10 +71,12 @@ def main(
     """
     kept, checked = _kept(page) if write else ({}, None)
     if files:
-        checked = _random(files)
-        if write:
-            _keep(page, kept, checked)
-        raise typer.Exit(int(checked["faulty"] > 0))
+        found = checked if checked and not again else Checked(files=0, segments=0, faulty=0)
+        for found in _random(files, found):  # noqa: B020
+            if write:
+                _keep(page, kept, found)
+        out.print(_checked(found))
+        raise typer.Exit(int(found["faulty"] > 0))
     half: Half = "tune" if tune else "report"
     wanted = [name for name in (rows.split(",") if rows else ROWS) if again or name not in kept]
     with TemporaryDirectory(prefix="whisperd-accuracy-") as folder, ExitStack() as stack:
@@ -75,25 +89,29 @@ def main(
     out.print(_table(kept))
 
 
-def _random(files: int) -> dict[str, int]:
-    """How many answers there were, with how many segments, and how many have a fault; each is told."""
-    faulty = segments = 0
-    with over_http.server() as server, server.client(timeout=3600) as client:
-        for seed in range(files):
+def _random(files: int, found: Checked) -> Iterator[Checked]:
+    """What has been found, time and again, until so many files were heard; those in `found` were."""
+    with ExitStack() as stack:
+        clients = [_client(stack, engine) for engine in ENGINES]
+        for seed in range(found["files"], files):
             media, seconds, fields = random_file(seed)
+            client = clients[seed % len(clients)]
             answer = client.post("/v1/audio/transcriptions", files={"file": media}, data=fields)
             document = answer.raise_for_status().json()
-            segments += len(document["segments"])
-            found = list(faults(document, seconds))
-            faulty += bool(found)
-            for fault in found:
+            told = list(faults(document, seconds))
+            for fault in told:
                 out.print(f"file {seed}: {fault}")
-    checked = {"files": files, "segments": segments, "faulty": faulty}
-    out.print(_checked(checked))
-    return checked
+            found = Checked(
+                files=seed + 1,
+                segments=found["segments"] + len(document["segments"]),
+                faulty=found["faulty"] + bool(told),
+            )
+            if found["files"] % _CHUNK == 0:
+                yield found
+    yield found
 
 
-def _checked(checked: dict[str, int]) -> str:
+def _checked(checked: Checked) -> str:
     return (
         f"Random files: {checked['files']:,}, with {checked['segments']:,} segments; "
         f"answers with a fault: {checked['faulty']:,}"
@@ -102,8 +120,7 @@ def _checked(checked: dict[str, int]) -> str:
 
 def _programs(stack: ExitStack, folder: Path, alone: bool) -> Iterator[tuple[str, Hear]]:
     for engine in ENGINES:
-        server = stack.enter_context(over_http.server("--engine", engine))
-        yield f"whisperd, {engine}", _over_http(stack.enter_context(server.client(timeout=3600)))
+        yield f"whisperd, {engine}", _over_http(_client(stack, engine))
     if alone:
         return
     converted = folder / "converted"
@@ -111,6 +128,12 @@ def _programs(stack: ExitStack, folder: Path, alone: bool) -> Iterator[tuple[str
     peers.write_tokenizer(converted)
     yield "pywhispercpp", stack.enter_context(peers.child("pywhispercpp", demo()))
     yield "faster-whisper", stack.enter_context(peers.child("faster-whisper", converted))
+
+
+def _client(stack: ExitStack, engine: str) -> httpx.Client:
+    """Of a whisperd that runs models on this engine."""
+    server = stack.enter_context(over_http.server("--engine", engine))
+    return stack.enter_context(server.client(timeout=3600))
 
 
 def _over_http(client: httpx.Client) -> Hear:
@@ -163,7 +186,7 @@ def _words(files: list[Recording]) -> int:
 # Rows that are kept -----------------------------------------------------------------------------------
 
 
-def _kept(page: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]:
+def _kept(page: Path) -> tuple[dict[str, dict[str, Any]], Checked | None]:
     """Rows, and what was found in random files."""
     file = page.with_suffix(".json")
     kept: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
@@ -171,7 +194,7 @@ def _kept(page: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int] | None]
     return rows, kept.get("random")
 
 
-def _keep(page: Path, rows: dict[str, dict[str, Any]], checked: dict[str, int] | None) -> None:
+def _keep(page: Path, rows: dict[str, dict[str, Any]], checked: Checked | None) -> None:
     about = report.machine()
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
     head = f'"machine": {json.dumps(about)},\n"random": {json.dumps(checked)}'

@@ -39,11 +39,15 @@ _FRAMES = 100.0
 _SLACK = 0.2
 """Seconds by which a segment's own times may be wrong."""
 
-_QUIET = 10
-"""Percentile of a band's energy in a window that is taken for noise: people pause."""
+_QUIET, _LOUDER = 10, 90
+"""Percentiles of a band's energy in a window that are taken for noise, since people pause, and for speech."""
 
-_ABOVE, _AUDIBLE = 5.0, 3.0
+_ABOVE, _AUDIBLE = 3.0, 3.0
 """Times the noise that is taken away before loudness is measured, and under which a spectrum has no shape."""
+
+_DROWNED = 3.0
+_DEAFEST = 1e-3
+"""Times the noise that a band's loud frames must have to count at all, and how little it counts otherwise."""
 
 _TELLING = 0.05
 """Least standard deviation of what is heeded."""
@@ -59,10 +63,10 @@ more than so many dB below the loud ones."""
 _BRIEF = 3
 """Frames of silence that are no pause but a stop consonant."""
 
-_CHANGE, _LOUD, _PAUSE = 0.5, 1.0, 3.0
+_CHANGE, _LOUD, _PAUSE = 0.4, 1.0, 3.0
 """What a boundary gains where the sound changes, loses where it is loud, and gains in a pause."""
 
-_LONG_PAUSE = 20.0
+_LONG_PAUSE = 10.0
 """Frames from which a pause counts in full; the shortest counts half, since a stop consonant may be one."""
 
 _BEGINNING = 1.5
@@ -74,7 +78,7 @@ _DIGIT = 4.0
 _LINGER = 1.45
 """How much longer words last before punctuation."""
 
-_SPREAD = 0.3
+_SPREAD = 0.25
 _LEAST_SPREAD = 1.0
 """How far a word's length strays from what its letters promise: a share of it, and frames on top."""
 
@@ -111,8 +115,10 @@ class Sound:
     def __init__(self, pcm: Pcm) -> None:
         self.seconds = len(pcm) / SAMPLE_RATE
         bands = _bands(_framed(pcm - pcm.mean() if len(pcm) else pcm))
-        noise = np.percentile(_smooth(bands), _QUIET, axis=0)
-        above = 10 * np.log10(_FAINTEST + np.maximum(bands - _ABOVE * noise, 0).sum(axis=1))
+        noise, loud = np.percentile(_smooth(bands), (_QUIET, _LOUDER), axis=0)
+        # Where a band has little but noise, what stands out of it is noise too.
+        clear = np.maximum(1 - _DROWNED * noise / loud, _DEAFEST)
+        above = 10 * np.log10(_FAINTEST + np.maximum(bands - _ABOVE * noise, 0) @ clear)
         self.loudness: Floats = np.maximum(above, np.percentile(above, 95) - _DEEPEST - 5)
         """dB of each frame, without the noise."""
         even = _smooth(self.loudness)

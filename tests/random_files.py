@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -69,11 +69,17 @@ def faults(answer: dict[str, Any], seconds: float) -> Iterator[str]:
         for one, other in pairwise(one for one in segments if one.get("channel") == channel):
             if one["end"] > other["start"]:
                 yield f"segment {other['id']} begins before {one['id']} ends"
-    if channel_free := all("channel" not in one for one in segments):
-        times = [time for word in answer["words"] for time in (word["start"], word["end"])]
-        if times != sorted(times):
-            yield "words are out of order"
-    if channel_free and any(not 0 <= word["start"] <= seconds + 0.05 for word in answer["words"]):
+    words = answer["words"]
+    if not all(0 <= word["start"] <= word["end"] <= seconds + 0.05 for word in words):
         yield "a word lies outside of the media"
+    if all("channel" not in one for one in segments):
+        if any(one["end"] > other["start"] for one, other in pairwise(words)):
+            yield "words are out of order"
+        if _letters(word["word"] for word in words) != _letters([answer["text"]]):
+            yield "words are missing or doubled"
     if "".join(one["text"] for one in segments).strip() != answer["text"]:
         yield "the text is not that of the segments"
+
+
+def _letters(texts: Iterable[str]) -> str:
+    return "".join("".join(texts).split())

@@ -71,7 +71,7 @@ class Spoken:
     pcm: Pcm
     words: tuple[Word, ...]
     """Those whose times are known, in seconds from the start of the sound. Of words that run together
-    ("in the") espeak-ng tells one time only: they are left out."""
+    ("in the") espeak-ng tells one time for both: they are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +141,18 @@ def _words_of(events: Any) -> Iterator[tuple[int, int, int]]:
 def _timed(text: str, pcm: Pcm, rate: int, starts: list[tuple[int, int, int]]) -> Iterator[Word]:
     """Words as the text has them between its spaces, each with the sound it can be heard in."""
     ends = [start for _, _, start in starts[1:]] + [len(pcm)]
-    for word in re.finditer(r"\S+", text):
-        inside = [
+    words = list(re.finditer(r"\S*\w\S*", text))
+    inside = [
+        [
             (start, end)
             for (place, length, start), end in zip(starts, ends, strict=True)
             if word.start() <= place < place + length <= word.end()
         ]
-        if inside:
-            begin, end = inside[0][0], inside[-1][1]
+        for word in words
+    ]
+    for word, own, following in zip(words, inside, [*inside[1:], [()]], strict=True):
+        if own and following:
+            begin, end = own[0][0], own[-1][1]
             audible = np.flatnonzero(np.abs(pcm[begin:end]) > _AUDIBLE)
             if len(audible):
                 yield Word(word[0], float(begin + audible[0]) / rate, float(begin + audible[-1]) / rate)
