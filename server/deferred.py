@@ -143,9 +143,7 @@ class Deferral:
 
 def wanted(request: Request) -> Deferral | None:
     """What the request's headers and query ask for; None where it is no job. Raises BadField."""
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > _LONGEST_KEY or not key.isprintable():
-        raise BadField(f"Idempotency-Key: has at most {_LONGEST_KEY} printable characters", "Idempotency-Key")
+    key = idempotency_key(request)
     asked = fields.query(request, Query)
     is_async = _preferred(request) if asked.as_job is None else asked.as_job
     if not (is_async or key):
@@ -153,6 +151,14 @@ def wanted(request: Request) -> Deferral | None:
             raise BadField("webhook: only a job has one; add async=true", "webhook")
         return None
     return Deferral(is_async, key, asked.priority, asked.webhook)
+
+
+def idempotency_key(request: Request) -> str:
+    """ "" where there is none. Raises BadField."""
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > _LONGEST_KEY or not key.isprintable():
+        raise BadField(f"Idempotency-Key: has at most {_LONGEST_KEY} printable characters", "Idempotency-Key")
+    return key
 
 
 def _preferred(request: Request) -> bool:

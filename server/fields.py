@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -336,6 +337,7 @@ async def _pairs(request: Request, body: bytes) -> list[tuple[str, Any]]:
 
 def _json(body: bytes) -> list[tuple[str, Any]]:
     """The pairs of a JSON object; objects inside it become dicts."""
+    msgspec.json.decode(body)  # stricter: half a surrogate pair is no text, and could not be kept
     pairs = json.loads(body.decode(), object_pairs_hook=_Pairs)
     if not isinstance(pairs, _Pairs):
         raise ValueError("it is no JSON object")

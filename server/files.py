@@ -79,9 +79,10 @@ class Uploads:
     def remove(self, id: str) -> None:
         shutil.rmtree(self._folder / id, ignore_errors=True)
 
-    def size(self) -> int:
-        """Bytes of all parts."""
-        return sum(part.stat().st_size for part in self._folder.glob("*/*"))
+    def size(self, besides: str = "") -> int:
+        """Bytes of all parts but those of one upload."""
+        parts = self._folder.glob("*/*")
+        return sum(part.stat().st_size for part in parts if part.parent.name != besides)
 
     def sweep(self, before: float) -> None:
         """Remove what was begun before that time, in Unix seconds."""

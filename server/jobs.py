@@ -346,7 +346,6 @@ class Jobs:
         if webhook:
             urls.check(webhook, "webhook", self.rules)
         await self._open()
-        await self._refuse_if_full(spool.size if spool else 0, owner)
         if spool:
             request = replace(request, file=await asyncio.to_thread(files.digest, spool.path))
         job = Job(
@@ -366,10 +365,13 @@ class Jobs:
     async def _kept(self, job: Job, mark: str, spool: Spool | None) -> Job:
         """The job, in line from now on; or that of its key."""
         records = self._of()
+        size = spool.size if spool else 0
         async with self._blobs_change:
+            if not await self._is_known(job):
+                await self._refuse_if_full(size, job.owner)
             if spool:
                 await asyncio.to_thread(self.blobs.keep, spool.path, job.request.file)
-            known = await self._call(records.add, job, mark, spool.size if spool else 0)
+            known = await self._call(records.add, job, mark, size)
         if known:
             await self._drop(job.request.file)
             if await self._call(records.fingerprint, known.id) != mark:
@@ -381,6 +383,10 @@ class Jobs:
         self._wake.set()
         return job
 
+    async def _is_known(self, job: Job) -> bool:
+        """Whether there is a job of its key."""
+        return bool(job.key) and await self._call(self._of().find_key, job.owner, job.key) is not None
+
     async def _refuse_if_full(self, size: int, owner: str) -> None:
         limits = self._config
         if await self._call(self._of().count, "queued") >= limits.jobs_queue:
@@ -388,10 +394,13 @@ class Jobs:
         if size:
             await self.refuse_if_stored(size, owner)
 
-    async def refuse_if_stored(self, size: int, owner: str) -> None:
-        """Raises StorageFull where so many more bytes do not fit into what this server keeps."""
+    async def refuse_if_stored(self, size: int, owner: str, instead: str = "") -> None:
+        """Raises StorageFull where so many more bytes do not fit into what this server keeps.
+
+        `instead`: the id of an upload whose parts they replace.
+        """
         taken, mine = await self._call((await self._open()).sizes, owner)
-        taken += await asyncio.to_thread(self.uploads.size)
+        taken += await asyncio.to_thread(self.uploads.size, instead)
         files.refuse_if_full(size, taken, self._config.storage, "all clients'")
         files.refuse_if_full(size, mine, self._config.storage_of_key or self._config.storage, "your")
 
@@ -515,7 +524,11 @@ class Jobs:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await changed.wait()
-        result = await self._result(id)
+        try:
+            result = await self._result(id)
+        except errors.SpeechError:
+            await self.told(job)
+            raise
         events: list[Event | Sound] = [result.sound] if result.sound else []
         if transcript := result.transcript:
             begun = Started(transcript.task, transcript.language, result.duration)
@@ -532,18 +545,19 @@ class Jobs:
     # Files --------------------------------------------------------------------------------------------
 
     async def keep_file(self, spool: Spool, name: str, media_type: str, owner: str, id: str) -> "StoredFile":
-        """Store a complete body under an id of its own. Raises StorageFull."""
+        """Store a complete body under its id, in the place of what was there. Raises StorageFull."""
         from server.records import StoredFile
 
         records = await self._open()
-        await self.refuse_if_stored(spool.size, owner)
         sha256 = await asyncio.to_thread(files.digest, spool.path)
         now = time.time()
         until = now + self._keep(self._config.is_private(owner), self._config.files_keep)
         file = StoredFile(id, name, media_type, sha256, spool.size, now, until, owner)
         async with self._blobs_change:
+            await self.refuse_if_stored(spool.size, owner, instead=id)
             await asyncio.to_thread(self.blobs.keep, spool.path, sha256)
-            await self._call(records.add_file, file)
+            replaced = await self._call(records.add_file, file)
+        await self._drop(replaced)
         return file
 
     async def file(self, id: str) -> "StoredFile":
@@ -560,7 +574,7 @@ class Jobs:
     async def used(self, owner: str, sha256: str) -> None:
         """What was made of these bytes is done: where the owner's files are private, they go."""
         if self._config.is_private(owner):
-            await self._call(self._of().remove_files_of, owner, sha256)
+            await self._surely(self._of().remove_files_of, owner, sha256)
             await self._drop(sha256)
 
     def jwks(self) -> dict[str, object]:
@@ -617,7 +631,8 @@ class Jobs:
         live.work = asyncio.create_task(self._done(job, live))
         await asyncio.wait({live.work})
         if live.work.cancelled():
-            if not (await self.find(job.id)).is_finished:
+            left = await self._surely(records.find, job.id)
+            if left and not left.is_finished:
                 raise asyncio.CancelledError
             self._remove_result(job.id)
             return
@@ -766,10 +781,11 @@ class Jobs:
         await self._drop(job.request.file)
 
     async def _drop(self, sha256: str) -> None:
-        """Remove a blob, unless somebody still needs it."""
-        async with self._blobs_change:
-            if sha256 and not await self._call(self._of().uses, sha256):
-                await asyncio.to_thread(self.blobs.remove, sha256)
+        """Remove a blob, unless somebody still needs it. What cannot be told now, the sweep finds."""
+        with suppress(errors.Busy, errors.NoSpace):
+            async with self._blobs_change:
+                if sha256 and not await self._call(self._of().uses, sha256):
+                    await asyncio.to_thread(self.blobs.remove, sha256)
 
     def _let_go(self, id: str) -> None:
         if live := self._live.pop(id, None):
@@ -794,7 +810,7 @@ class Jobs:
     async def _tell(self, id: str, tries: int) -> float | None:
         """A job's second step: one try to send its webhook; seconds until the next one."""
         logs.REQUEST.set(id)
-        job = await self._call(self._of().find, id)
+        job = await self._surely(self._of().find, id)
         if job is None or not job.webhook or job.delivered or job.state not in ("succeeded", "failed"):
             return None
         began = time.time()
@@ -805,10 +821,11 @@ class Jobs:
             elapsed = time.time() - (job.finished or began)
             wait = webhooks.wait(tries, self._config.webhook_wait, elapsed, self._config.webhook_patience)
         delivery = Delivery(began, status, problem, round(time.time() - began, 3))
-        await self._call(self._of().deliver, id, delivery, over=wait is None)
+        await self._surely(self._of().deliver, id, delivery, over=wait is None)
         self._on_webhook("taken" if taken else "given_up" if wait is None else "refused")
         if wait is None and not job.request.speak:  # sound does not travel with a webhook
-            await self.told(await self.find(id))
+            with suppress(errors.SpeechError):  # it may be forgotten by now
+                await self.told(await self.find(id))
         return wait
 
     async def _posted(self, job: Job) -> tuple[int | None, str]:
@@ -880,9 +897,10 @@ def _told(what: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
 
 def _new_id() -> str:
     """A UUID of version 7: ids sort by the time of their making. Source: RFC 9562, section 5.7."""
-    bits = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    bits = milliseconds << 80 | secrets.randbits(80)
     # Twelve bits of the time's fraction, so that also ids of one millisecond sort.
-    bits = bits & ~(0xFFFF << 64) | 0x7000 << 64 | (time.time_ns() % 1_000_000 * 4096 // 1_000_000) << 64
+    bits = bits & ~(0xFFFF << 64) | 0x7000 << 64 | (rest * 4096 // 1_000_000) << 64
     return str(UUID(int=bits & ~(0xC000 << 48) | 0x8000 << 48))
 
 

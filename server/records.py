@@ -283,9 +283,13 @@ class Records:
 
     # Files --------------------------------------------------------------------------------------------
 
-    def add_file(self, file: StoredFile) -> None:
+    def add_file(self, file: StoredFile) -> str:
+        """Keep a file; the hash of what had its id before, if anything."""
+        same = _FILES.c.id == file.id
         with self._engine.begin() as db:
+            replaced = db.scalar(_FILES.delete().where(same).returning(_FILES.c.sha256))
             db.execute(_FILES.insert().values(msgspec.to_builtins(file)))
+        return replaced or ""
 
     def file(self, id: str) -> StoredFile | None:
         with self._engine.connect() as db:

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -32,7 +32,8 @@ _LONGEST_URL = 4096
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _ANSWER = 1 << 16
-"""Bytes of a webhook's answer that are read."""
+_LISTENING = 2.0
+"""Bytes of a webhook's answer that are read, and seconds for them."""
 
 _AGENT = b"whisperd"
 
@@ -234,11 +235,18 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], rules: Rules, 
             async with pool.stream(
                 "POST", _target(parsed), headers=sent, content=body, extensions=_timeouts(timeout)
             ) as answer:
-                read = 0
-                async for chunk in answer.aiter_stream():
-                    read += len(chunk)
-                    if read > _ANSWER:
-                        break
+                await _heard_out(answer)
                 return answer.status
     except TimeoutError as error:
         raise BadUrl(f"{field}: no answer within {timeout:g} s", field) from error
+
+
+async def _heard_out(answer: httpcore.Response) -> None:
+    """Read what else a receiver says, within bounds: its status has said all."""
+    read = 0
+    with suppress(TimeoutError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
+        async with asyncio.timeout(_LISTENING):
+            async for chunk in answer.aiter_stream():
+                read += len(chunk)
+                if read > _ANSWER:
+                    return

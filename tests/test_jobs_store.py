@@ -2,11 +2,16 @@
 
 import hashlib
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from server.jobs import _new_id
 from server.records import SCHEMA, Records
+from server.types import Delivery, Job, JobRequest, Listen
 from tests.serving import ROOT, serving, until
 
 STORES = Path(__file__).parent / "stores"
@@ -42,6 +47,51 @@ def test_a_server_goes_on_with_the_jobs_of_every_version(tmp_path: Path, version
         until(lambda: client.get(f"/v1/jobs/{FAILING}").json()["status"] == "failed", 60)
         stored = client.get(f"/files/b/w{'0' * 32}/hello.ogg")
         assert stored.content == (ROOT / "models" / "hello.ogg").read_bytes()
+
+
+def job(place: int, **told: Any) -> Job:
+    """A job that was submitted at that second."""
+    return Job(f"0199-{place}", JobRequest(Listen("")), created=float(place), **told)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[Records]:
+    records = Records(tmp_path / "jobs.sqlite")
+    yield records
+    records.close()
+
+
+def test_a_priority_is_an_hour(records: Records) -> None:
+    """High goes before what is less than an hour older, low behind what is so much younger."""
+    line = [(0, "low"), (1, "normal"), (3500, "high"), (3700, "normal"), (3800, "high")]
+    for place, priority in line:
+        records.add(job(place, priority=priority), "")
+    expected = [f"0199-{place}" for place in (3500, 1, 3800, 0, 3700)]
+    assert [records.position(id) for id in expected] == [*range(5)]
+    assert [found.id for _ in line if (found := records.claim())] == expected
+    assert records.claim() is None
+
+
+def test_what_has_had_its_time_goes_but_for_whom_a_webhook_waits(records: Records) -> None:
+    told = Delivery(0.0, 204, "", 0.1)
+    kinds: tuple[dict[str, Any], ...] = ({}, {"private": True}, *({"webhook": "http://a"},) * 3)
+    for place, kind in enumerate(kinds):
+        records.add(job(place, **kind), "")
+        if place < 4:
+            records.finish(f"0199-{place}", "succeeded", size=10_000)
+    records.deliver("0199-3", told, over=True)
+    now = time.time()
+    assert records.expired(now - 60, 10**9, private=now - 60) == []
+    assert records.expired(now - 60, 10**9, private=now + 60) == ["0199-1"]
+    assert records.expired(now + 60, 10**9) == ["0199-0", "0199-1", "0199-3"]
+    assert records.expired(now - 60, 20_000) == ["0199-0", "0199-1"], "the oldest, beyond that size"
+
+
+def test_ids_sort_by_the_time_of_their_making() -> None:
+    made = [_new_id() for _ in range(20_000)]
+    times = [id[:18] for id in made]
+    assert times == sorted(times)
+    assert len(set(made)) == len(made)
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

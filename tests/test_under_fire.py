@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.receiver import Receiver
 from tests.serving import ROOT, Server, serving, until
 
 HELLO = (ROOT / "models" / "hello.ogg").read_bytes()
@@ -17,19 +18,28 @@ PATH = "/v1/audio/transcriptions"
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("data")) as running:
+    settings = {"WHISPERD_ALLOWED_URL_HOSTS": "localhost", "WHISPERD_WEBHOOK_WAIT": "0.2"}
+    with serving(tmp_path_factory.mktemp("data"), environment=settings) as running:
         yield running
 
 
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
 @pytest.mark.slow
-def test_jobs_outlast_a_locked_store(own: Server) -> None:
+def test_jobs_outlast_a_locked_store(own: Server, receiver: Receiver) -> None:
     """Longer than SQLite waits: who submits then is kept, or told when to come; what was taken is done."""
+    query = {"async": "true", "webhook": receiver.url}
     with own.client() as client:
         taken = client.post(PATH + "?async=true", files={"file": ("a.ogg", HELLO)}).json()["id"]
         until(lambda: state(client, taken) == "succeeded", 60)
         for _ in range(2):
             ids = [
-                client.post(PATH + "?async=true", files={"file": ("a.ogg", HELLO)}).json()["id"]
+                client.post(PATH, params=query, files={"file": ("a.ogg", HELLO)}).json()["id"]
                 for _ in range(3)
             ]
             lock(own.data / "jobs" / "jobs.sqlite")
@@ -39,6 +49,7 @@ def test_jobs_outlast_a_locked_store(own: Server) -> None:
             assert client.post(PATH, files={"file": ("a.ogg", HELLO)}).status_code == 200
             until(lambda: not waiting(client), 120)
             assert all(state(client, id) == "succeeded" for id in ids)
+            until(lambda: all(receiver.of(id) for id in ids), 60)  # noqa: B023
 
 
 def waiting(client: httpx.Client) -> bool:

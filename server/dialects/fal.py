@@ -22,17 +22,19 @@ from typing import Any, Literal, NotRequired
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route, Router
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from server import errors, fields, sse, transcribe
+from server import deferred, errors, fields, sse, transcribe
 from server.dialects import Open, Problem, notice, owner, public_base, sees, services, status
 from server.files import UPLOAD_TIME
+from server.jobs import Jobs
 from server.openapi import Answer, Events, Fields, Raw, answer, closed, operation
 from server.services import Services
 from server.spool import Spool, on_disk, spooled
@@ -73,6 +75,9 @@ _HOSTS = ("fal.run", "fal.ai", "fal.media")
 _ID = r"w[0-9a-f]{32}"
 
 _NAME = re.compile(r"[^\w.-]+", re.ASCII)
+
+_NAMES = {"url": "audio_url", "file": "audio_url", "webhook": "fal_webhook"}
+"""Fields, as this dialect calls them."""
 
 _STATES = {
     "queued": "IN_QUEUE",
@@ -445,15 +450,20 @@ def written(request: JobRequest, transcript: Transcript) -> tuple[Iterator[str],
 
 def refusal(error: errors.SpeechError) -> JSONResponse:
     """An error as fal tells it; what is wrong with the input is a list, as its clients show it."""
-    code = 422 if isinstance(error, errors.BadRequest | errors.BadMedia) else status(error)
+    is_input = isinstance(error, errors.BadRequest | errors.BadMedia)
     headers = {"x-fal-request-id": str(uuid4()), "x-fal-error-type": type(error).__name__}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(error.retry_after)
-    detail: object = str(error)
-    if code == 422:
-        place = getattr(error, "field", None) or "audio_url"
-        detail = [{"loc": ["body", place], "msg": str(error), "type": "value_error"}]
-    return JSONResponse({"detail": detail}, code, headers)
+    detail = [_wrong(error)] if is_input else str(error)
+    return JSONResponse({"detail": detail}, 422 if is_input else status(error), headers)
+
+
+def _wrong(error: errors.SpeechError) -> Wrong:
+    """What is wrong with the input, under fal's name of the field."""
+    field: str = getattr(error, "field", None) or ""
+    name = _NAMES.get(field, field)
+    message = str(error).replace(f"{field}: ", f"{name}: ", 1)
+    return {"loc": ["body", name] if name else ["body"], "msg": message, "type": "value_error"}
 
 
 def _told(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -493,6 +503,7 @@ async def _asked(request: Request) -> AsyncGenerator[tuple[JobRequest, Spool | N
         serving.check_speakers(listen)
         if model := serving.choose(listen):
             transcribe.check(model, listen)
+            job = replace(job, listen=replace(listen, model=model.id))
         url = "" if is_here else found["audio_url"]
         yield replace(job, url=url), on_disk(media.path) if is_here else None
 
@@ -500,11 +511,11 @@ async def _asked(request: Request) -> AsyncGenerator[tuple[JobRequest, Spool | N
 def _parsed(body: Path, media: Path) -> tuple[dict[str, Any], bool]:
     """The fields of a body, and whether the media was in it: then it lies in `media` now."""
     try:
-        found = json.loads(body.read_bytes() or b"{}")
+        found = msgspec.json.decode(body.read_bytes() or b"{}")
     except (ValueError, RecursionError) as error:
-        raise errors.BadRequest(f"the body cannot be read: {error}", "body") from error
+        raise errors.BadRequest(f"the body cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise errors.BadRequest("the body must be a JSON object", "body")
+        raise errors.BadRequest("the body must be a JSON object")
     address = found.get("audio_url")
     if not isinstance(address, str) or not address.startswith("data:"):
         return found, False
@@ -572,12 +583,13 @@ async def submit(request: Request) -> Response:
         return await _run(request)
     serving = services(request)
     webhook = fields.query(request, Submitted).fal_webhook
+    key = deferred.idempotency_key(request)
     async with _asked(request) as (job, media):
         kept = await serving.jobs.submit(
             job,
             spool=media,
             owner=owner(request),
-            key=request.headers.get("idempotency-key", "")[:255],
+            key=key,
             priority="low" if request.headers.get("x-fal-queue-priority") == "low" else "normal",
             webhook=webhook,
         )
@@ -941,14 +953,23 @@ async def complete(request: Request) -> Response:
     if not asked.parts:
         raise errors.BadField("parts: there is none", "parts")
     parts = sorted((part.partNumber, part.etag.strip('"')) for part in asked.parts)
-    async with spooled(limits.spool_folder) as joined:
-        await asyncio.to_thread(jobs.uploads.join, place.id, parts, joined.path)
-        await asyncio.to_thread(jobs.uploads.remove, place.id)
-        whole = on_disk(joined.path)
-        if whole.size > limits.max_upload:
-            raise errors.TooLarge(f"the file is larger than {limits.max_upload:,} bytes")
-        await jobs.keep_file(whole, place.name, "application/octet-stream", who, place.id)
+    if not await _is_stored(jobs, place):  # else the answer was lost, and its client asks again
+        async with spooled(limits.spool_folder) as joined:
+            await asyncio.to_thread(jobs.uploads.join, place.id, parts, joined.path)
+            whole = on_disk(joined.path)
+            if whole.size > limits.max_upload:
+                raise errors.TooLarge(f"the file is larger than {limits.max_upload:,} bytes")
+            await jobs.keep_file(whole, place.name, "application/octet-stream", who, place.id)
+    await asyncio.to_thread(jobs.uploads.remove, place.id)
     return JSONResponse({"file_url": _base(request) + place.path()})
+
+
+async def _is_stored(jobs: Jobs, place: _Place) -> bool:
+    try:
+        await jobs.file(place.id)
+    except errors.FileNotFound:
+        return False
+    return True
 
 
 def _allowed(request: Request) -> tuple[_Place, str]:
@@ -1026,7 +1047,10 @@ async def jwks(request: Request) -> Response:
 def _host(request: Request) -> str:
     """The name of the host that the client means, without its port."""
     named: str = request.scope.get("fal_host") or request.headers.get("host", "")
-    return (urlsplit(f"//{named}").hostname or "").lower()
+    try:
+        return (urlsplit(f"//{named}").hostname or "").lower()
+    except ValueError:
+        return ""
 
 
 def _base(request: Request, other: str = "") -> str:
@@ -1068,8 +1092,12 @@ class App(Route):
 @_told
 async def proxy(request: Request) -> Response:
     """Every call of a client whose proxy this is; the address that it means is in a header."""
-    target = urlsplit(request.headers.get("x-fal-target-url", ""))
-    if not (target.hostname or "").endswith(_HOSTS):
+    try:
+        target = urlsplit(request.headers.get("x-fal-target-url", ""))
+        is_fals = (target.hostname or "").endswith(_HOSTS)
+    except ValueError:
+        is_fals = False
+    if not is_fals:
         raise errors.BadField("x-fal-target-url: must be an address of fal", "x-fal-target-url")
     scope = dict(request.scope)
     for key in ("path_params", "endpoint", "route", "router"):
@@ -1133,5 +1161,14 @@ ROUTES: list[BaseRoute] = [
     *_KEYED,
 ]
 
-_ROUTER = Router([*_OPEN, *_KEYED])
+
+async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
+    """Who asks for an application that is not here is told which ones are."""
+    serving: Services = scope["state"]["services"]
+    known = ", ".join(serving.config.fal_apps) or "none"
+    error = errors.NotFound(f"{scope['path']}: no such call, or no such application; fal_apps has {known}")
+    await refusal(error)(scope, receive, send)
+
+
+_ROUTER = Router([*_OPEN, *_KEYED], default=_unknown)
 """What a proxied call may lead to."""

@@ -251,7 +251,10 @@ async def result(request: Request) -> Response:
     path=_ID,
     query=Followed,
     headers={"Last-Event-ID": "the number of the last event that was seen"},
-    answers={200: Answer("its events, from where they are wanted", {"text/event-stream": _JOB_EVENTS})},
+    answers={
+        200: Answer("its events, from where they are wanted", {"text/event-stream": _JOB_EVENTS}),
+        204: Answer("the last one was seen; browsers ask no more", {}),
+    },
     refusals=refusals(errors.BadRequest, errors.NotFound),
 )
 @v1
@@ -263,6 +266,8 @@ async def events(request: Request) -> Response:
     style = _style(asked, found.request.style)
     header = request.headers.get("last-event-id")
     after = _number(header) if header else asked.last_event_id
+    if after and found.state == "succeeded" and after >= _last(await jobs.result(found.id)):
+        return Response(status_code=204)
 
     async def told() -> AsyncGenerator[Numbered]:
         async with aclosing(jobs.follow(found.id)) as following:
@@ -315,6 +320,11 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 12):
         raise BadField("Last-Event-ID: must be the number of an event of this job", "Last-Event-ID")
     return int(text)
+
+
+def _last(outcome: Outcome) -> int:
+    """The number of a job's last event: `started`, a segment each, `done`; where it spoke, `done` alone."""
+    return 1 if isinstance(outcome, Sound) else len(outcome.segments) + 2
 
 
 def _style(asked: Written, style: Style) -> Style:

@@ -168,6 +168,8 @@ def test_a_broken_event_stream_goes_on_where_it_was(client: httpx.Client) -> Non
     assert head + rest == whole
     assert whole[-1][1] == "done"
     assert whole[-1][2]["text"] == " ".join(SENTENCES[:6])
+    seen = {"Last-Event-ID": whole[-1][0]}
+    assert client.get(f"/v1/jobs/{job['id']}/events", headers=seen).status_code == 204
 
 
 def test_a_failed_job_says_why(client: httpx.Client) -> None:
@@ -237,6 +239,13 @@ class Far(BaseHTTPRequestHandler):
             for at in range(0, len(TWO), 20_000):
                 self.wfile.write(TWO[at : at + 20_000])
                 time.sleep(0.05)
+        elif self.path == "/silent.wav":
+            self.rfile.read(1)  # until the other side hangs up
+        elif self.path == "/cut.wav":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(TWO)))
+            self.end_headers()
+            self.wfile.write(TWO[: len(TWO) // 2])
         else:
             self.send_error(404)
 
@@ -272,6 +281,7 @@ def test_media_comes_from_an_address(client: httpx.Client, far: int) -> None:
         ("http://169.254.169.254/latest/meta-data", "private address"),
         ("http://localhost:{}/round", "more than 5 times"),
         ("http://localhost:{}/nothing", "answers 404"),
+        ("http://localhost:{}/cut.wav", "without sending complete message body"),
         ("http://no-such-host.invalid/a.wav", "not known"),
         ("http://me:secret@localhost:{}/speech.wav", "name or password"),
         ("file:///etc/passwd", "begins with http"),
@@ -297,15 +307,24 @@ def test_a_file_or_an_address_but_not_both(client: httpx.Client) -> None:
 # What is kept -----------------------------------------------------------------------------------------
 
 
-def test_no_more_is_kept_than_is_told(tmp_path: Path) -> None:
+def test_no_more_is_kept_than_is_told(tmp_path: Path, far: int) -> None:
     """No store before the first job; results up to a size; nothing at all where all is private."""
     folder = tmp_path / "jobs"
-    settings = {"WHISPERD_JOBS_SIZE": "12KB"}
+    settings = {
+        "WHISPERD_JOBS_SIZE": "12KB",
+        "WHISPERD_JOBS_AT_ONCE": "1",
+        "WHISPERD_JOBS_QUEUE": "1",
+        "WHISPERD_STORAGE": str(2 * len(TWO) + 1000),
+        "WHISPERD_FILES_KEEP": "1s",
+        "WHISPERD_ALLOWED_URL_HOSTS": "localhost",
+    }
     with serving(tmp_path, environment=settings) as server, server.client() as client:
         assert client.get("/v1/jobs").json() == {"object": "list", "data": [], "has_more": False}
         assert client.get("/v1/jobs/none").status_code == 404
         assert not folder.exists()
         jobs = [ended(client, submit(client)) for _ in range(4)]
+        no_more_waits_than_is_told(client, f"http://localhost:{far}/silent.wav")
+        no_more_is_stored_than_is_told(client)
     settings["WHISPERD_PRIVATE"] = "true"
     with serving(tmp_path, environment=settings) as server, server.client() as client:
 
@@ -321,6 +340,33 @@ def test_no_more_is_kept_than_is_told(tmp_path: Path) -> None:
         assert client.get(result).status_code == 404
         assert {path.stem for path in (folder / "results").iterdir()} == set(kept)
         assert not [*(folder / "blobs").glob("??/*")]
+
+
+def no_more_waits_than_is_told(client: httpx.Client, address: str) -> None:
+    """One job at work and one in line; who asks again by its key is not turned away."""
+
+    def ask(key: str) -> httpx.Response:
+        form, headers = {"url": (None, address)}, {"Idempotency-Key": key}
+        return client.post("/v1/audio/transcriptions?async=true", files=form, headers=headers)
+
+    at_work = ask("at work").json()
+    until(lambda: client.get(f"/v1/jobs/{at_work['id']}").json()["status"] == "running")
+    waiting, refused = ask("waiting").json(), ask("refused")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "30")
+    assert ask("waiting").json()["id"] == waiting["id"]
+    states = [client.delete(f"/v1/jobs/{job['id']}").json()["status"] for job in (at_work, waiting)]
+    assert states == ["cancelled"] * 2
+    assert all(client.delete(f"/v1/jobs/{job['id']}").json()["deleted"] for job in (at_work, waiting))
+
+
+def no_more_is_stored_than_is_told(client: httpx.Client) -> None:
+    """Files and the media of waiting jobs together, each file for its time."""
+    stored = [client.post("/files/upload", content=TWO) for _ in range(3)]
+    assert [answer.status_code for answer in stored] == [200, 200, 507]
+    refused = client.post("/v1/audio/transcriptions?async=true", files={"file": ("a.wav", TWO)})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
+    path = httpx.URL(stored[0].json()["access_url"]).path
+    until(lambda: client.get(path).status_code == 404)
 
 
 KEYS = {name: f"a-secret-of-{name}-alone" for name in ("anna", "bob", "root")}
@@ -362,6 +408,13 @@ def test_nothing_of_what_is_private_stays_on_the_disk(keyed: Server) -> None:
                 headers={"Idempotency-Key": marks["key"].decode()},
             )
             assert at_once.json()["text"].encode() == marks["text"]
+            in_vain = client.post(
+                "/v1/audio/transcriptions",
+                files={"file": ("a.wav", b"no media" * 99)},
+                data={"prompt": marks["prompt"].decode()},
+                headers={"Idempotency-Key": f"another-key-of-{name}"},
+            )
+            assert in_vain.json()["error"]["code"] == "invalid_media"
             for use in ("/fal/run/fal-ai/whisper", "/fal-ai/whisper"):
                 stored = client.post(
                     "/files/upload", content=media, headers={"X-Fal-File-Name": marks["name"].decode()}
