@@ -1,6 +1,8 @@
 """Another whisperd, over HTTP: its transcriptions as the same events, and its models."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,12 @@ Document = Mapping[str, Any]
 Sound = AsyncIterator[bytes]
 
 _TIMEOUT = httpx.Timeout(30, read=600)
+
+_BUSY = 503
+
+_AWAY = 600.0
+_AGAIN = 1.0
+"""Seconds for which a server may be away whose job is waited for, and between two looks for it."""
 
 
 async def transcribe(
@@ -187,9 +195,27 @@ class Jobs(_Asking):
         return job if job["finished_at"] else await self._ask("DELETE", _job(id))
 
     async def follow(self, id: str) -> AsyncGenerator[tuple[float, float | None]]:
-        """Seconds done and in all, until the job has ended. Raises why it failed."""
+        """Seconds done and in all, to the job's end, over restarts of its server. Raises why it failed."""
+        await self.one(id)
+        seen = time.monotonic()
+        while True:
+            try:
+                async with contextlib.aclosing(self._steps(id)) as steps:
+                    async for step in steps:
+                        seen = time.monotonic()
+                        yield step
+                return
+            except WorkFailed:
+                if time.monotonic() - seen > _AWAY:
+                    raise
+                await asyncio.sleep(_AGAIN)
+
+    async def _steps(self, id: str) -> AsyncGenerator[tuple[float, float | None]]:
+        """The same for as long as the server is there; then raises WorkFailed."""
         async with _session(self._url, self._key) as http:
             async with httpx_sse.aconnect_sse(http, "GET", self._url + _job(id) + "/events") as source:
+                if source.response.status_code == _BUSY:
+                    raise WorkFailed(f"{self._url}: the server is busy")
                 await _check(source.response)
                 async for event in source.aiter_sse():
                     match event.event:
@@ -197,7 +223,7 @@ class Jobs(_Asking):
                             yield event.json()["done"], event.json()["total"]
                         case "done":
                             return
-                        case "error":
+                        case "error" if event.json()["code"] != _BUSY:
                             raise SpeechError(event.json()["reason"])
         raise WorkFailed(f"{self._url}: the stream broke off; the job goes on")
 

@@ -7,7 +7,7 @@ the scenes: the answer waits, but what was asked for is done once, and can be ha
 
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired
 
@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from server import fields
 from server.custom_voices import PREFIX
 from server.dialects import owner, public_base, services, sounding
-from server.errors import BadField, NotMedia
+from server.errors import BadField, JobNotFound, NotMedia, SpeechError
 from server.jobs import Jobs
 from server.openapi import closed
 from server.speak import Spoken
@@ -209,8 +209,8 @@ async def spoken(request: Request, deferral: Deferral, wanted: JobRequest) -> Re
     job = await submit(request, deferral, wanted, None)
     if deferral.is_async:
         return await accepted(request, deferral, job)
-    async with aclosing(jobs.follow(job.id)) as following:
-        async for _, event in following:
+    async with aclosing(_followed(jobs, job)) as following:
+        async for event in following:
             if isinstance(event, Sound):
                 return told(request, await jobs.find(job.id), sounding(job, event))
     raise AssertionError("a job that speaks ends with a sound")
@@ -254,11 +254,23 @@ async def submit(request: Request, deferral: Deferral, job: JobRequest, spool: S
 
 async def events(jobs: Jobs, job: Job) -> AsyncGenerator[Event]:
     """A job's events as those of a request that is done at once."""
-    async with aclosing(jobs.follow(job.id)) as following:
-        async for _, event in following:
+    async with aclosing(_followed(jobs, job)) as following:
+        async for event in following:
             assert not isinstance(event, Sound), "nothing was to be spoken"
             yield event
     await jobs.told(await jobs.find(job.id))
+
+
+async def _followed(jobs: Jobs, job: Job) -> AsyncGenerator[Event | Sound]:
+    """A job's events; with a failure, all of it has been told."""
+    try:
+        async with aclosing(jobs.follow(job.id)) as following:
+            async for _, event in following:
+                yield event
+    except SpeechError:
+        with suppress(JobNotFound):
+            await jobs.told(await jobs.find(job.id))
+        raise
 
 
 def headers(request: Request, job: Job) -> dict[str, str]:

@@ -524,11 +524,7 @@ class Jobs:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await changed.wait()
-        try:
-            result = await self._result(id)
-        except errors.SpeechError:
-            await self.told(job)
-            raise
+        result = await self._result(id)
         events: list[Event | Sound] = [result.sound] if result.sound else []
         if transcript := result.transcript:
             begun = Started(transcript.task, transcript.language, result.duration)

@@ -1,6 +1,6 @@
 """/v1/jobs: work that outlives its request, seen, followed, fetched in any format, and cancelled."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_args
@@ -269,14 +269,8 @@ async def events(request: Request) -> Response:
     if after and found.state == "succeeded" and after >= _last(await jobs.result(found.id)):
         return Response(status_code=204)
 
-    async def told() -> AsyncGenerator[Numbered]:
-        async with aclosing(jobs.follow(found.id)) as following:
-            async for item in following:
-                yield item
-        await jobs.told(await jobs.find(found.id))
-
     async with AsyncExitStack() as stack:
-        items = await stack.enter_async_context(aclosing(told()))
+        items = await stack.enter_async_context(aclosing(jobs.follow(found.id)))
         stream = sse.stream(items, lambda items: _written(items, after, name, style), go_whisper=False)
         return sse.Held(stream, stack.pop_all())
 

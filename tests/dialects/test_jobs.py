@@ -397,7 +397,7 @@ def test_nothing_of_what_is_private_stays_on_the_disk(keyed: Server) -> None:
                 "text": SENTENCES[5 if name == "bob" else 6].encode(),
             }
             job = submit(client, media, prompt=marks["prompt"].decode())
-            ended(client, job)
+            assert follow(client, job)[-1][1] == "done"
             assert client.get(f"/v1/jobs/{job['id']}/result").status_code == 200
             failed = submit(client, b"no media" * 100, prompt=marks["prompt"].decode())
             ended(client, failed)
