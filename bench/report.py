@@ -118,20 +118,33 @@ def markdown(parts: Sequence[Part], about: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def write(page: Path, parts: Sequence[Part], about: dict[str, str], *, whole: bool = True) -> None:
-    """Put the table between the page's marks, and the raw figures into a JSON file beside it.
+def write(
+    page: Path,
+    parts: Sequence[Part],
+    about: dict[str, str],
+    *,
+    whole: bool = True,
+    marks: tuple[str, str] = MARKS,
+    raw: Path | None = None,
+) -> None:
+    """Put the table between the page's marks, and the raw figures into a JSON file, by default beside it.
 
     If they are not the `whole` of it, parts of other names stay, and so does what their run was measured on.
     """
-    raw = page.with_suffix(".json")
+    raw = raw or page.with_suffix(".json")
     if not whole and raw.exists():
         about, kept = _read(raw)
         fresh = {part.title for part in parts}
         parts = [*(part for part in kept if part.title not in fresh), *parts]
-    text = page.read_text("utf-8")
-    begin, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
-    page.write_text(f"{text[:begin]}\n\n{markdown(parts, about)}\n\n{text[end:]}", "utf-8")
+    replace(page, markdown(parts, about), marks)
     raw.write_text(_raw(parts, about), "utf-8")
+
+
+def replace(page: Path, text: str, marks: tuple[str, str]) -> None:
+    """Put the text between the page's marks."""
+    old = page.read_text("utf-8")
+    begin, end = old.index(marks[0]) + len(marks[0]), old.index(marks[1])
+    page.write_text(f"{old[:begin]}\n\n{text}\n\n{old[end:]}", "utf-8")
 
 
 def _raw(parts: Sequence[Part], about: dict[str, str]) -> str:

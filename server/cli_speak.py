@@ -12,7 +12,7 @@ from rich.table import Table
 
 from server import cli_models, client, config, folders, services, voice_catalogue, voices
 from server.config import Config
-from server.errors import BadField, VoiceNotFound
+from server.errors import BadField, MissingField, VoiceNotFound
 from server.memory import megabytes
 from server.speak import wav_header
 from server.terminal import ApiKey, ConfigFile, Data, Url, err, run
@@ -60,6 +60,8 @@ def speak_command(
     - `whisperd speak "Good morning." --url http://localhost:8080`
     """
     said = sys.stdin.read() if text == "-" else text
+    if not said.strip():
+        raise MissingField("there is no text to speak")
     asked = Speak(said, voice, language, speed=speed, format=_format(output), sample_rate=_RATE)
     name = run(_spoken(asked, output, _sound(asked, _settings(config_file, data), url, key)))
     err.print(f"{output}, spoken by {name}", highlight=False, markup=False)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticUseDefault, core_schema
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -46,6 +47,24 @@ def _language(value: object) -> str | None:
 
 Language = Annotated[str | None, BeforeValidator(_language)]
 """A field's type: a language as people write it, an ISO-639-1 code within; None for detection."""
+
+
+class NullIsAbsent:
+    """In a field's annotation, behind all else: null in JSON is as if the field was not there."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_present, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "null"}]}
+
+
+def _present(value: object) -> object:
+    if value is None:
+        raise PydanticUseDefault
+    return value
 
 
 @dataclass(slots=True)

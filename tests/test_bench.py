@@ -18,10 +18,10 @@ from tests.speech import say
 PAGE = "before\n<!-- engines: begin; written by scripts/bench engines -->\n<!-- engines: end -->\nafter\n"
 
 
-def bench(*flags: str, caches: Path) -> subprocess.CompletedProcess[str]:
+def bench(*flags: str, caches: Path, name: str = "engines") -> subprocess.CompletedProcess[str]:
     """In a place where whisper.cpp's server has not been built: building it takes minutes."""
     return subprocess.run(
-        [sys.executable, "-m", "bench.engines", *flags],
+        [sys.executable, "-m", f"bench.{name}", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -85,3 +85,24 @@ def test_both_engines_say_the_same_words_of_random_weights(tmp_path: Path) -> No
     ]
     assert texts[0] == texts[1]
     assert len(texts[0].split()) == 12
+
+
+@pytest.mark.long
+def test_a_look_at_speech_fills_both_pages_and_keeps_what_they_have(tmp_path: Path) -> None:
+    accuracy, performance = tmp_path / "accuracy.md", tmp_path / "performance.md"
+    for page in (accuracy, performance):
+        page.write_text(PAGE.replace("engines", "speech"))
+    pages = ("--write", "--accuracy", str(accuracy), "--performance", str(performance))
+    few = ("--sentences", "2", "--requests", "3", "--rounds", "1", "--many", "100")
+    for parts in ("words,first", "piper,engines,memory"):
+        done = bench(*pages, *few, "--only", parts, caches=tmp_path, name="speech")
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "accuracy-speech.json").read_text())["word_errors"]
+    assert {"mp3", "opus", "aac", "flac", "wav", "pcm"} < set(found)
+    assert all(wrong["all"] < 0.1 for wrong in found.values())
+    assert "| mp3 |" in accuracy.read_text()
+    text = performance.read_text()
+    for row in ("| pcm |", "| Kokoro, tiny model |", "| over HTTP over alone |", "| after 100 |"):
+        assert row in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")

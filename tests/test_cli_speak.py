@@ -50,7 +50,11 @@ def test_standard_input_and_a_wav_that_knows_its_length(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("Hi.", "-o", "a.txt"), "suffix"), (("Hi.", "--voice", "nobody", "-o", "a.mp3"), "no voice 'nobody'")],
+    [
+        (("Hi.", "-o", "a.txt"), "suffix"),
+        (("Hi.", "--voice", "nobody", "-o", "a.mp3"), "no voice 'nobody'"),
+        ((" ", "-o", "a.mp3"), "no text"),
+    ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     ran = whisperd("speak", *arguments, data=tmp_path)

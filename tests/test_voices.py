@@ -61,6 +61,8 @@ def test_names_of_ones_own(client: httpx.Client) -> None:
     assert ask(client, voice="siri").headers["x-voice"] == "Piper.EN-US.tiny-x_low.high"
     (value,) = client.get("/v1/audio/list_voices").json().values()
     assert {"Siri", "Piper.EN-US.tiny-x_low.low"} <= set(value["voices"])
+    listed = [voice["id"] for voice in client.get("/v1/audio/voices").json()["voices"]]
+    assert listed.count("Siri") == listed.count("alloy") == 1
     form = {"text": SAID, "language": "en-GB", "voice": "Magpie-Multilingual.EN-US.Aria"}
     answer = client.post("/v1/audio/synthesize", data=form)
     with wave.open(io.BytesIO(answer.content)) as file:

@@ -68,26 +68,29 @@ _VOICE = {
 }
 
 
+NULL = fields.NullIsAbsent()
+
+
 class Asked(BaseModel):
-    """The body's fields; others are ignored."""
+    """The body's fields; others are ignored, and what is null is as if it was not there."""
 
     model_config = ConfigDict(strict=False, use_attribute_docstrings=True)
 
-    model: str = ""
+    model: Annotated[str, NULL] = ""
     """`tts-1`, another of OpenAI's names, or an engine of /v1/audio/models; empty: the voice's own."""
     input: str
     """The text."""
-    voice: Annotated[str, BeforeValidator(_voice), WithJsonSchema(_VOICE)] = ""
+    voice: Annotated[str, BeforeValidator(_voice), WithJsonSchema(_VOICE), NULL] = ""
     """A voice of /v1/audio/voices."""
-    instructions: str = ""
+    instructions: Annotated[str, NULL] = ""
     """Taken, and not followed: no engine here can."""
-    response_format: Audio = "mp3"
+    response_format: Annotated[Audio, NULL] = "mp3"
     """How the sound is encoded."""
-    speed: float = Field(1.0, ge=0.25, le=4.0)
+    speed: Annotated[float, Field(ge=0.25, le=4.0), NULL] = 1.0
     """1 is the voice's own."""
-    stream_format: Literal["audio", "sse"] = "audio"
+    stream_format: Annotated[Literal["audio", "sse"], NULL] = "audio"
     """`sse`: as OpenAI's events."""
-    language: str = Field("", max_length=40)
+    language: Annotated[str, Field(max_length=40), NULL] = ""
     """Of the text, where the voice does not say it."""
 
 
@@ -254,10 +257,11 @@ def _usage(read: int, seconds: float) -> Usage:
 @operation("The voices", answers={200: answer("what `voice` may be", NamedVoices)}, refusals=refusals())
 @v1
 async def voices(request: Request) -> Response:
-    """The voices, OpenAI's names for them first, then those that the asker made."""
+    """The voices: OpenAI's names for them, the server's own names, those that the asker made, and all."""
     serving = services(request)
     installed = serving.voices.installed()
-    named = [{"id": name, "name": name} for name in OPENAI] if installed else []
+    names = dict.fromkeys((*OPENAI, *serving.voices.aliases)) if installed else ()
+    named = [{"id": name, "name": name} for name in names]
     custom = await asyncio.to_thread(serving.custom.voices, sees(request))
     made = [{"id": voice.id, "name": voice.name, "language": voice.language} for voice in custom]
     own = [{"id": voice.id, "name": voice.title, "language": voice.locale} for voice in installed]

@@ -35,9 +35,17 @@ _LIKE = str.maketrans(
 """Kinds of quotes, hyphens and dots that are read alike; what is not seen is not read."""
 
 
+_STYLED = re.compile("[\U0001d400-\U0001d7ff\uff01-\uff5e]+")
+"""Letters and figures in a style of their own: bold and such, as mathematics has them, and wide ones."""
+
+
+def _plain(styled: re.Match[str]) -> str:
+    return unicodedata.normalize("NFKC", styled[0])
+
+
 def clean(text: str) -> str:
     """The text in NFC without emoji, control characters and needless space; paragraphs stay apart."""
-    text = unicodedata.normalize("NFC", text).translate(_LIKE)
+    text = _STYLED.sub(_plain, unicodedata.normalize("NFC", text).translate(_LIKE))
     text = _EMOJI.sub(" ", text)
     text = "".join(
         char if char in "\n\t" or unicodedata.category(char) not in _UNREAD else " " for char in text

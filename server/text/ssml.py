@@ -24,6 +24,12 @@ _VOLUMES = {
 _PAUSES = {"none": 0.0, "x-weak": 0.1, "weak": 0.2, "medium": 0.4, "strong": 0.7, "x-strong": 1.2}
 _EMPHASIS = {"strong": 1.4, "moderate": 1.2, "none": 1.0, "reduced": 0.8}
 
+_BEFORE = re.compile(r"[\s\ufeff]+|<\?xml.*?\?>|<!--.*?-->", re.DOTALL)
+_SPEAK = re.compile(r"<speak[\s/>]")
+
+_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufefe\\uff00-\\ufffd\\U00010000-\\U0010ffff]")
+"""What may not stand in XML, and no voice would read; also the mark of the order of bytes."""
+
 LONGEST_PAUSE = 10.0
 """Seconds; longer breaks are cut to this."""
 
@@ -60,7 +66,10 @@ Part = Span | Break
 
 def is_ssml(text: str) -> bool:
     """Whether a text means to be SSML."""
-    return bool(re.match(r"\s*(<\?xml[^>]*\?>)?\s*<speak[\s>]", text))
+    at = 0
+    while found := _BEFORE.match(text, at):
+        at = found.end()
+    return bool(_SPEAK.match(text, at))
 
 
 def parse(text: str) -> list[Part]:
@@ -84,7 +93,7 @@ class _Parser:
         parser.CharacterDataHandler = self._text
         parser.EntityDeclHandler = self._refuse
         try:
-            parser.Parse(text.strip(), True)
+            parser.Parse(_NOT_XML.sub(" ", text).strip(), True)
         except expat.ExpatError as error:
             raise BadField(f"the SSML is not well-formed: {error}", "input") from error
         return self._parts

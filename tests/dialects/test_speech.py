@@ -234,6 +234,14 @@ def test_what_cannot_be_read_does_not_disturb(client: httpx.Client) -> None:
     assert heard(client, sound) == "The weather is beautiful today. Peter lives in London."
 
 
+def test_null_is_as_if_absent(client: httpx.Client) -> None:
+    """As clients send it that write down each field they know."""
+    optional = ("model", "voice", "instructions", "response_format", "speed", "stream_format", "language")
+    answer = ask(client, input="Hi.", **dict.fromkeys(optional))
+    assert answer.headers["content-type"] == "audio/mpeg"
+    assert ask(client, input=None).json()["error"]["param"] == "input"
+
+
 # Refusals ----------------------------------------------------------------------------------------------
 
 

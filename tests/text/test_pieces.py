@@ -78,6 +78,8 @@ def test_no_word_is_lost_or_spoken_twice(seed: int) -> None:
         ("Hello 🙂 world 👍🏽!", "Hello world!"),
         ("👨‍👩‍👧 family", "family"),
         ("🇩🇪 Germany", "Germany"),
+        ("𝓗𝓮𝓵𝓵𝓸 𝐰𝐨𝐫𝐥𝐝 𝟐𝟎", "Hello world twenty"),
+        ("Ｈｅｌｌｏ！", "Hello!"),
         ("soft\u00adhyphen zero\u200bwidth", "softhyphen zerowidth"),
         ("“quotes” ‘here’", "\"quotes\" 'here'"),
         ("e\u0301te\u0301", "été"),
@@ -95,6 +97,23 @@ def test_what_cannot_be_read_is_left_out(text: str, clean: str) -> None:
 def test_tags_are_not_read_aloud() -> None:
     text = "<speak>Hello <emphasis level='strong'>big</emphasis> <mark name='x'/>world.</speak>"
     assert said(text) == "Hello big world."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff<speak>Hello world.</speak>",
+        "<!-- a --> <!-- b -->\n<speak>Hello world.</speak>",
+        '<?xml version="1.0" encoding="UTF-8"?>\n<!-- a --><speak version="1.0">Hello world.</speak>\n',
+        "<speak>Hello\0 \x07world.\ufeff</speak>",
+    ],
+)
+def test_what_stands_around_ssml_is_not_read_aloud(text: str) -> None:
+    assert said(text) == "Hello world."
+
+
+def test_an_empty_element_says_nothing() -> None:
+    assert pieces("<speak/>", "en") == []
 
 
 def test_a_break_is_silence() -> None:
