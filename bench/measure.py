@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import httpx
 import psutil
@@ -31,6 +32,8 @@ _SAMPLING = 0.25
 """Seconds between two looks at the memory."""
 
 _MEGABYTE = 1e6
+
+Looked = TypeVar("Looked")
 
 _SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
 
@@ -178,14 +181,18 @@ def _load_all_workers(client: httpx.Client, server: Server) -> None:
 
 
 def _memory_during(server: Server, work: Callable[[], object]) -> list[float]:
-    """Megabytes, looked at again and again until the work is done."""
-    sizes = [megabytes(server)]
+    return during(work, partial(megabytes, server))
+
+
+def during(work: Callable[[], object], look: Callable[[], Looked]) -> list[Looked]:
+    """What is seen before the work, and again and again until it is done."""
+    seen = [look()]
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
         while not wait({working}, timeout=_SAMPLING).done:
-            sizes.append(megabytes(server))
+            seen.append(look())
         working.result()
-    return sizes
+    return seen
 
 
 def megabytes(server: Server) -> float:

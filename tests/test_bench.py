@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bench import dialogues
+from bench.dialogues import Heard, Said
+from bench.diarization import MARKS
 from bench.fixed import write_fixed
 from server.convert import convert
 from server.engines import ctranslate2, whisper_cpp
-from server.types import Decode, Loading
+from server.types import Decode, Loading, Turn
 from tests.serving import ROOT
 from tests.speech import say
 
@@ -106,3 +109,62 @@ def test_a_look_at_speech_fills_both_pages_and_keeps_what_they_have(tmp_path: Pa
         assert row in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+
+
+ANN, BOB = ["where", "is", "the", "house"], ["over", "there"]
+TRUE = [Said(word, "ann", 0, 2) for word in ANN] + [Said(word, "bob", 3, 4) for word in BOB]
+
+
+def told(words: str) -> list[Heard]:
+    """Words with their speakers, in the middle of who says them: "where/1/ann"."""
+    split = [word.split("/") for word in words.split()]
+    return [Heard(text, name or None, {"ann": 1.0, "bob": 3.5}[voice]) for text, name, voice in split]
+
+
+def test_words_with_a_wrong_speaker_are_counted_whatever_speakers_are_called() -> None:
+    heard = told("where/2/ann was/2/ann house/1/ann over/1/bob there/1/bob again//bob")
+    words = dialogues.words(TRUE, heard)
+    # "the" was missed and "again" added; of the five that lie beside a true word one is said by the other.
+    assert (words.laid, words.wrong, words.nobodys) == (5, 1, 1)
+    assert words.errors == pytest.approx(3 / 6)
+
+
+def test_words_of_another_time_do_not_stand_for_each_other() -> None:
+    twice = [*TRUE, *(Said(word, "bob", 6, 8) for word in ANN)]
+    heard = [Heard(word, "1", 7.0) for word in ANN]
+    words = dialogues.words(twice, heard)
+    assert (words.laid, words.wrong) == (4, 0)
+
+
+@pytest.mark.parametrize(("speaker", "wrong", "nobodys"), [("1", 2, 0), ("", 6, 6)])
+def test_where_too_few_speakers_were_found_words_are_wrong(speaker: str, wrong: int, nobodys: int) -> None:
+    heard = told(" ".join(f"{said.text}/{speaker}/{said.voice}" for said in TRUE))
+    words = dialogues.words(TRUE, heard)
+    assert (words.laid, words.wrong, words.nobodys) == (6, wrong, nobodys)
+
+
+@pytest.mark.slow
+def test_the_error_rate_does_not_depend_on_names() -> None:
+    true = [Turn(0, 2, "ann"), Turn(2, 4, "bob")]
+    assert dialogues.error_rate(true, [Turn(0, 2, "1"), Turn(2, 4, "0")], 5) == 0
+    # A second missed, one of the wrong speaker, and one in which nobody speaks.
+    found = [Turn(1, 3, "1"), Turn(3, 5, "0")]
+    assert dialogues.error_rate(true, found, 5) == pytest.approx(3 / 4)
+
+
+@pytest.mark.long
+def test_who_says_what_is_measured_and_written_into_both_pages(tmp_path: Path) -> None:
+    marks = "before\n{}\n{}\nafter\n".format(*MARKS)
+    for page in ("accuracy.md", "performance.md"):
+        (tmp_path / page).write_text(marks)
+    flags = ("--seconds", "20", "--talks", "1", "--rounds", "1", "--hours", "0.02", "--write")
+    done = bench(
+        *flags, "--only", "two,time,long", "--pages", str(tmp_path), caches=tmp_path, name="diarization"
+    )
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "diarization.json").read_text())
+    assert {*kept} == {"machine", "two", "time", "long"}
+    assert all(row["words"]["nobodys"] == 0 for row in kept["two"])
+    assert kept["long"]["highest"][0] >= kept["long"]["loaded"][0] > kept["long"]["loaded"][1] > 100
+    assert "| default, f3 | " in (tmp_path / "accuracy.md").read_text()
+    assert "over the longer of the two" in (tmp_path / "performance.md").read_text()

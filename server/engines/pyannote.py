@@ -63,7 +63,7 @@ class Diarizer:
 
         Raises ModelBroken where it is no such pipeline, or pyannote is not installed.
         """
-        torch = _library()
+        torch = library()
         if threads:
             torch.set_num_threads(threads)
         self._torch = torch
@@ -121,7 +121,7 @@ class Diarizer:
 # Loading ----------------------------------------------------------------------------------------------
 
 
-def _library() -> Any:
+def library() -> Any:
     """torch, with pyannote.audio importable. Raises ModelBroken where they are not installed."""
     # Both before the import: pyannote reports each use to its makers otherwise, and would ask the hub.
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
