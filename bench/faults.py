@@ -35,6 +35,9 @@ from tests.speech import SENTENCES, talk, wav
 
 PATH = "/v1/audio/transcriptions"
 
+_KINDS = ("job", "plain", "stream")
+"""What the clients ask for."""
+
 _CLIENTS = 3
 
 _DURING = 3.0
@@ -65,32 +68,71 @@ class Load:
                 continue
             self.busy.add(number)
             try:
-                with self.server.client() as client:
-                    self.note(client, media, words, async_=number == 0)
+                self.note(number, media, words)
             except httpx.HTTPError as error:
-                self.seen[f"no answer ({type(error).__name__})"] += 1
+                if isinstance(error, httpx.ConnectError):
+                    self.seen["nobody listening"] += 1
+                else:
+                    self.seen[f"no answer ({type(error).__name__})"] += 1
+                    self.wrong.append(f"a request without an answer: {error!r}")
                 time.sleep(0.2)
             finally:
                 self.busy.discard(number)
 
-    def note(self, client: httpx.Client, media: bytes, words: str, *, async_: bool) -> None:
-        path = PATH + ("?async=true" if async_ else "")
-        answer = client.post(path, files={"file": ("a.wav", media)}, data={"language": "en"})
+    def note(self, number: int, media: bytes, words: str) -> None:
+        kind = _KINDS[number % len(_KINDS)]
+        with self.server.client() as client:
+            if kind == "stream":
+                self.streamed(client, media, words)
+                return
+            path = PATH + ("?async=true" if kind == "job" else "")
+            answer = client.post(path, files={"file": ("a.wav", media)}, data={"language": "en"})
         if answer.status_code == 202:
-            address = f"/v1/jobs/{answer.json()['id']}"
-            while client.get(address).json().get("status") in ("queued", "running"):
-                time.sleep(0.1)
-            answer = client.get(address + "/result")
+            answer = self.result(f"/v1/jobs/{answer.json()['id']}")
         if answer.status_code == 200:
-            right = answer.json()["text"] == words
-            self.seen["right" if right else "wrong"] += 1
-            if not right:
-                self.wrong.append(f"{answer.json()['text']!r} instead of {words!r}")
+            self.heard(answer.json()["text"], words)
+        else:
+            self.refused(answer, taken=kind == "job" and "/v1/jobs/" in str(answer.url))
+
+    def result(self, address: str) -> httpx.Response:
+        """Of a job that was taken; a server that is being started again is waited for."""
+        end = time.monotonic() + _WITHIN
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx.TransportError), self.server.client() as client:
+                if client.get(address).json().get("status") not in ("queued", "running"):
+                    return client.get(address + "/result")
+            time.sleep(0.1)
+        raise httpx.ReadTimeout(f"{address} has not ended")
+
+    def streamed(self, client: httpx.Client, media: bytes, words: str) -> None:
+        asked = {"language": "en", "response_format": "text"}
+        with client.stream(
+            "POST", PATH + "?stream=1", files={"file": ("a.wav", media)}, data=asked
+        ) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                self.refused(answer)
+                return
+            lines = [line for line in answer.iter_lines() if line]
+        events = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+        if events and events[-1] == "error":
+            self.seen["a stream that ended with an error"] += 1
             return
-        code = answer.json()["error"]["code"] or answer.status_code
-        self.seen[f"{answer.status_code} {code}"] += 1
-        if answer.json()["error"]["message"] == "the server failed; its log says why":
+        said = [line[7:-1] for line in lines if line.startswith('data: "')]
+        self.heard("".join(said).strip(), words)
+
+    def heard(self, text: str, words: str) -> None:
+        self.seen["right" if text == words else "wrong"] += 1
+        if text != words:
+            self.wrong.append(f"{text!r} instead of {words!r}")
+
+    def refused(self, answer: httpx.Response, taken: bool = False) -> None:
+        error = answer.json()["error"]
+        self.seen[f"{answer.status_code} {error['code'] or answer.status_code}"] += 1
+        if error["message"] == "the server failed; its log says why":
             self.wrong.append("an error without a reason")
+        if taken and answer.status_code == 404:
+            self.wrong.append("a job was lost")
         time.sleep(0.2)
 
     @contextmanager
@@ -258,15 +300,65 @@ def slow_client(server: Server) -> Iterator[None]:
         connection.sendall(_head(len(body)) + body)
         yield
         for _ in range(int(_DURING * 10)):
-            connection.recv(1)
+            with contextlib.suppress(ConnectionError):  # it may be ended meanwhile
+                connection.recv(1)
             time.sleep(0.1)
+
+
+@dataclass
+class Stop:
+    """How the server ended when it was told to."""
+
+    took_s: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[Stop]:
+    """SIGTERM in mid-work; then another server on the same data folder."""
+    stop = Stop()
+    yield stop
+    time.sleep(_DURING)
+    children = server.children()
+    process, environment = server.process, psutil.Process(server.process.pid).environ()
+    began = time.monotonic()
+    process.terminate()
+    try:
+        process.wait(_STOPS_WITHIN)
+    except subprocess.TimeoutExpired:
+        stop.wrong.append(f"it had not ended after {_STOPS_WITHIN:g} s")
+        process.kill()
+        process.wait()
+    stop.took_s = round(time.monotonic() - began, 1)
+    stop.wrong += [f"process {child.pid} outlived the server" for child in children if _lives(child)]
+    assert process.stdout
+    server._reading.join(5)
+    process.stdout.close()
+    again = subprocess.Popen(
+        process.args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    following = Server(again, server.data)
+    server.process = again  # so that it is ended if it never gets ready
+    following.wait_ready()
+    vars(server).update(vars(following))
+
+
+def _lives(child: psutil.Process) -> bool:
+    try:
+        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+_STOPS_WITHIN = 30.0
+"""Seconds; 10 of them are `shutdown_grace`."""
 
 
 def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-FAULTS: dict[str, Callable[[Server], AbstractContextManager[None]]] = {
+FAULTS: dict[str, Callable[[Server], AbstractContextManager[object]]] = {
     "worker SIGKILL": signalled("server.worker", signal.SIGKILL),
     "worker SIGSEGV": signalled("server.worker", signal.SIGSEGV),
     "worker SIGSTOP": signalled("server.worker", signal.SIGSTOP),
@@ -282,6 +374,7 @@ FAULTS: dict[str, Callable[[Server], AbstractContextManager[None]]] = {
     "job store locked": locked_store,
     "clients leave": leaving,
     "slow client": slow_client,
+    "server SIGTERM": stopped,
 }
 
 _EXCLUSIVE = {"model truncated", "model deleted"}, {"clock a day ahead", "clock a day back"}
@@ -345,10 +438,11 @@ def suffered(server: Server, load: Load, names: tuple[str, ...]) -> dict[str, ob
     load.wrong.clear()
     load.working.set()
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(FAULTS[name](server))
+        told = [stack.enter_context(FAULTS[name](server)) for name in names]
+    stops = [each for each in told if isinstance(each, Stop)]
     again = works(server)
     load.rest()
+    load.wrong += itertools.chain.from_iterable(stop.wrong for stop in stops)
     alive = server.process.poll() is None
     if load.wrong or not alive:
         print(*server.lines[begun:], sep="\n", file=sys.stderr)
@@ -357,6 +451,7 @@ def suffered(server: Server, load: Load, names: tuple[str, ...]) -> dict[str, ob
         "clients_saw": dict(load.seen),
         "wrong": list(load.wrong),
         "works_again_s": round(again, 1),
+        **({"ended_after_s": stops[0].took_s} if stops else {}),
         "left_over": left_over(server) if alive else ["the server ended"],
     }
 
@@ -415,11 +510,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="faults, with commas")
+    parser.add_argument("--times", type=int, default=1, help="how often each comes alone")
     parser.add_argument("--pairs", type=int, default=12, help="pairs of faults")
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--write", type=Path, help="keep the raw figures in this file")
     asked = parser.parse_args()
-    singles = [(name,) for name in FAULTS if not asked.only or name in asked.only.split(",")]
+    chosen = [name for name in FAULTS if not asked.only or name in asked.only.split(",")]
+    singles = [(name,) for name in chosen for _ in range(asked.times)]
     rows: list[dict[str, object]] = []
 
     def tell(found: dict[str, object]) -> None:

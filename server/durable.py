@@ -23,6 +23,9 @@ _VERSION = "1"
 _THREADS = 4
 """Threads for DBOS's database calls."""
 
+_NOTICES = 0.1
+"""Seconds between two looks for notices, of which we have none: to end takes as long."""
+
 _STATES = ("PENDING", "ENQUEUED", "DELAYED")
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
@@ -112,6 +115,7 @@ class Durable:
                 "application_version": _VERSION,
                 "executor_id": "whisperd",
                 "max_executor_threads": _THREADS,
+                "notification_listener_polling_interval_sec": _NOTICES,
                 "log_level": "WARNING",
                 "enable_otlp": False,
             }

@@ -52,6 +52,18 @@ def test_jobs_outlast_a_locked_store(own: Server, receiver: Receiver) -> None:
             until(lambda: all(receiver.of(id) for id in ids), 60)  # noqa: B023
 
 
+@pytest.mark.slow
+def test_the_engine_of_jobs_rests_soon_after_the_last_one_and_comes_back(own: Server) -> None:
+    """It would ask its database each second; SQLite keeps this file for as long as somebody has it open."""
+    log_of_writes = own.data / "jobs" / "durable.sqlite-wal"
+    with own.client() as client:
+        for _ in range(2):
+            id = client.post(PATH + "?async=true", files={"file": ("a.ogg", HELLO)}).json()["id"]
+            assert log_of_writes.exists()
+            until(lambda id=id: state(client, id) == "succeeded", 60)  # type: ignore[misc]
+            until(lambda: not log_of_writes.exists(), 60)
+
+
 def waiting(client: httpx.Client) -> bool:
     answer = client.get("/v1/jobs", params={"status": "queued,running"})
     return answer.status_code != 200 or bool(answer.json()["data"])

@@ -308,6 +308,9 @@ class _Lane:
         try:
             async with self._beside_others(worker, jobs):
                 await self._exchange(worker, jobs)
+        except Exception:
+            _tell_all(jobs, WorkFailed(f"the model {self._model.id} cannot be run"))  # no other slot has them
+            raise
         finally:
             del self._busy[_this_task()]
         worker.units += len(jobs)
@@ -481,13 +484,17 @@ class _Lane:
         jobs = list(at_work)
         while job := self._turns.take():
             jobs.append(job)
-        for job in jobs:
-            if not job.done.done():
-                job.done.set_exception(error)
+        _tell_all(jobs, error)
         if not self._loaded.done():
             self._loaded.set_exception(error)
             self._loaded.exception()
         self._loaded = asyncio.get_running_loop().create_future()
+
+
+def _tell_all(jobs: Iterable[_Job], error: SpeechError) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(error)
 
 
 def _this_task() -> asyncio.Task[None]:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from server import convert, engines, runners
-from server.errors import ModelBroken, WindowFailed
+from server.errors import ModelBroken, WindowFailed, WorkFailed
 from server.runners import Runner, Unit
 from server.types import SAMPLE_RATE, Decode, Heard, Loading, ModelInfo, Window
 from tests.speech import SENTENCES, Pcm, say, silence
@@ -236,6 +236,28 @@ async def test_workers_are_recycled(tmp_path: Path) -> None:
             assert text(await runner.run(unit(say(sentence)))) == sentence
             seen.update(runner.loaded()[0].processes if runner.loaded() else ())
         assert len(seen) >= 2
+    finally:
+        await runner.stop()
+
+
+async def test_a_slot_that_fails_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.runners import local
+
+    async def fails(*_: object) -> None:
+        raise OSError("something that nobody thought of")
+
+    runner = local.Runner(tmp_path / "empty", slots=2)
+    try:
+        await asyncio.gather(
+            *(runner.run(unit(say(s), request=s)) for s in SENTENCES[:2])
+        )  # both slots are there
+        with monkeypatch.context() as patched:
+            patched.setattr("server.workers.Worker.ask", fails)
+            with pytest.raises(WorkFailed, match="cannot be run"):
+                await asyncio.wait_for(runner.run(unit(say(SENTENCES[0]))), 60)
+        assert text(await runner.run(unit(say(SENTENCES[0])))) == SENTENCES[0]
     finally:
         await runner.stop()
 
