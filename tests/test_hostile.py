@@ -1,11 +1,14 @@
 """What nobody sends by accident: it gets a clear answer, costs little, and the next request works."""
 
+import io
 import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import av
 import httpx
 import pytest
 
@@ -243,6 +246,43 @@ def test_a_checksum_of_ogg_is_what_the_format_says() -> None:
         if name in mutants.seeds():
             data = bytearray(mutants.seeds()[name])
             assert mutants.checksums(bytearray(data)) == data
+
+
+def id3(size: int) -> bytes:
+    """An ID3v2 tag with a text of that length."""
+
+    def seven_bits(number: int) -> bytes:
+        return bytes(number >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+    frame = b"TXXX" + seven_bits(size + 1) + b"\0\0\0" + b"a" * size
+    return b"ID3\x04\0\0" + seven_bits(len(frame)) + frame
+
+
+def swollen(kind: str) -> bytes:
+    """Media with far more beside its sound than sound."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format={"attachments": "matroska", "tags": "flac", "id3": "mp3"}[kind]) as out:
+        if kind == "tags":
+            out.metadata.update({f"KEY{number}": "b" * 1000 for number in range(2000)})
+        stream: Any = out.add_stream("mp3" if kind == "id3" else "flac", rate=16_000)
+        stream.layout = "mono"
+        if kind == "attachments":
+            for number in range(300):
+                out.add_attachment(f"../../{number}.mkv", "video/x-matroska", MEDIA[:5000])
+        sound = (talk(SENTENCES[:1]) * 32767).astype("<i2").reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(sound, format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        resampler = av.AudioResampler(stream.format, "mono", 16_000, 1152)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+    return (id3(2_000_000) if kind == "id3" else b"") + buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["attachments", "tags", "id3"])
+def test_what_swells_media_is_not_the_sound(client: httpx.Client, kind: str) -> None:
+    answer = client.post(PATH, files={"file": ("a.bin", swollen(kind))})
+    assert answer.json()["text"] == SENTENCES[0], answer.text
 
 
 async def test_damaged_media_end_in_sound_or_in_a_sentence(tmp_path: Path) -> None:
