@@ -298,6 +298,7 @@ def _accuracy(kept: Found) -> Iterator[str]:
         "speakers found",
         "words with a wrong speaker",
         "with none",
+        "word errors",
     )
     for name in ("two", "three", "ami"):
         rows: list[Found] = kept.get(name, [])
@@ -323,6 +324,8 @@ def _misheard(row: Found) -> str:
 
 
 def _performance(kept: Found) -> Iterator[str]:
+    if not {"time", "long"} & {*kept}:
+        return
     yield from (f"- {name}: {value}" for name, value in kept["machine"].items())
     yield ""
     yield from _table("what", "figure")
