@@ -83,9 +83,10 @@ def check(url: str, field: str, rules: Rules) -> None:
 def _parsed(url: str, field: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
+        host = parsed.host
     except (httpx.InvalidURL, UnicodeError) as error:
         raise BadUrl(f"{field}: this is no address: {error}", field) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host:
         raise BadUrl(f"{field}: must be an address that begins with http:// or https://", field)
     if len(url) > _LONGEST_URL:
         raise BadUrl(f"{field}: an address has at most {_LONGEST_URL} characters", field)
@@ -193,7 +194,7 @@ async def _body(
                     async for chunk in chunks:
                         yield chunk
                 return
-            url = urljoin(url, _location(answer, field))
+            url = _joined(url, _location(answer, field), field)
     raise BadUrl(f"{field}: the address leads on to others more than {_REDIRECTS} times", field)
 
 
@@ -204,6 +205,13 @@ def _headers(url: httpx.URL) -> dict[bytes | str, bytes | str]:
         b"Accept": b"*/*",
         b"Accept-Encoding": b"identity",
     }
+
+
+def _joined(url: str, location: str, field: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise BadUrl(f"{field}: the address leads on to what is none: {error}", field) from error
 
 
 def _location(answer: httpcore.Response, field: str) -> str:

@@ -709,8 +709,7 @@ async def result(request: Request) -> Response:
         answer.headers["x-fal-request-id"] = job.id
         return answer
     assert isinstance(transcript, Transcript), "applications hear"
-    await jobs.told(job)
-    return JSONResponse(output(job.request, transcript), headers=_id(job))
+    return deferred.told(request, job, JSONResponse(output(job.request, transcript), headers=_id(job)))
 
 
 @operation(

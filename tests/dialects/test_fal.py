@@ -31,6 +31,7 @@ TEXT = " ".join(SENTENCES[:2])
 APP = "nvidia/nemotron-asr-multilingual/asr"
 KEY = "a-key-for-fal-and-nobody-else"
 DATA_URI = f"data:audio/wav;base64,{base64.b64encode(TWO).decode()}"
+LONGER = f"data:audio/wav;base64,{base64.b64encode(wav(talk(SENTENCES))).decode()}"
 PACKAGE = "@fal-ai/client@1"
 FALS = "queue.fal.run,fal.run,rest.fal.ai,v3.fal.media"
 
@@ -349,6 +350,22 @@ def test_what_is_asked_through_the_proxy_must_be_here(
     answer = client.post("/api/fal/proxy", json={}, headers={"x-fal-target-url": target})
     assert answer.status_code == status
     assert said in str(answer.json()["detail"])
+
+
+def test_acceleration_makes_windows_shorter(client: httpx.Client) -> None:
+    def windows(acceleration: str) -> int:
+        before = heard()
+        given = {"audio_url": LONGER, "acceleration": acceleration}
+        assert client.post(f"/fal/run/{APP}", json=given).json()["output"] == " ".join(SENTENCES)
+        return heard() - before
+
+    def heard() -> int:
+        count = re.search(
+            r"^whisperd_window_duration_seconds_count\S* (\d+)", client.get("/metrics").text, re.M
+        )
+        return int(count[1]) if count else 0
+
+    assert windows("none") == windows("regular") < windows("full")
 
 
 FALS_LANGUAGES = re.findall(

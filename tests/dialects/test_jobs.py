@@ -18,6 +18,7 @@ from tests.speech import SENTENCES, silence, talk, wav
 
 TWO = wav(talk(SENTENCES[:2]))
 TEXT = " ".join(SENTENCES[:2])
+LONGER = wav(talk(SENTENCES * 2))
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,8 @@ def test_jobs_are_listed_page_by_page(client: httpx.Client) -> None:
 class Far(BaseHTTPRequestHandler):
     """Somebody else's web server."""
 
+    let_go = threading.Event()
+
     def do_GET(self) -> None:
         if self.path.startswith("/to/"):
             self.send_response(302)
@@ -239,6 +242,12 @@ class Far(BaseHTTPRequestHandler):
             for at in range(0, len(TWO), 20_000):
                 self.wfile.write(TWO[at : at + 20_000])
                 time.sleep(0.05)
+        elif self.path == "/held.wav":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(LONGER[: len(LONGER) * 2 // 3])
+            if self.let_go.wait(60):
+                self.wfile.write(LONGER[len(LONGER) * 2 // 3 :])
         elif self.path == "/silent.wav":
             self.rfile.read(1)  # until the other side hangs up
         elif self.path == "/cut.wav":
@@ -270,6 +279,18 @@ def test_media_comes_from_an_address(client: httpx.Client, far: int) -> None:
     assert ended(client, job)["status"] == "succeeded"
 
 
+def test_media_is_heard_while_it_comes_from_its_address(client: httpx.Client, far: int) -> None:
+    form = {"url": (None, f"http://localhost:{far}/held.wav")}
+    with httpx_sse.connect_sse(client, "POST", "/v1/audio/transcriptions?stream=true", files=form) as source:
+        said = ""
+        for event in source.iter_sse():
+            assert event.event != "error", event.data
+            if event.event == "segment":
+                said += event.json()["text"]
+                Far.let_go.set()
+    assert said.strip() == " ".join(SENTENCES * 2)
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
@@ -279,12 +300,14 @@ def test_media_comes_from_an_address(client: httpx.Client, far: int) -> None:
         ("http://localhost:{0}/to/http://127.0.0.1:{0}/speech.wav", "private address"),
         ("http://localhost:{}/to/file:///etc/passwd", "begins with http"),
         ("http://169.254.169.254/latest/meta-data", "private address"),
+        ("http://localhost:{}/to/http://[", "leads on to what is none"),
         ("http://localhost:{}/round", "more than 5 times"),
         ("http://localhost:{}/nothing", "answers 404"),
         ("http://localhost:{}/cut.wav", "without sending complete message body"),
         ("http://no-such-host.invalid/a.wav", "not known"),
         ("http://me:secret@localhost:{}/speech.wav", "name or password"),
         ("file:///etc/passwd", "begins with http"),
+        ("http://xn--/", "this is no address"),
         ("http://localhost:1/", "cannot be fetched"),
     ],
 )
@@ -316,15 +339,15 @@ def test_no_more_is_kept_than_is_told(tmp_path: Path, far: int) -> None:
         "WHISPERD_JOBS_QUEUE": "1",
         "WHISPERD_STORAGE": str(2 * len(TWO) + 1000),
         "WHISPERD_FILES_KEEP": "1s",
-        "WHISPERD_ALLOWED_URL_HOSTS": "localhost",
+        "WHISPERD_ALLOW_PRIVATE_URLS": "true",
     }
     with serving(tmp_path, environment=settings) as server, server.client() as client:
         assert client.get("/v1/jobs").json() == {"object": "list", "data": [], "has_more": False}
         assert client.get("/v1/jobs/none").status_code == 404
         assert not folder.exists()
         jobs = [ended(client, submit(client)) for _ in range(4)]
-        no_more_waits_than_is_told(client, f"http://localhost:{far}/silent.wav")
-        no_more_is_stored_than_is_told(client)
+        no_more_waits_than_is_told(client, f"http://127.0.0.1:{far}/silent.wav")
+        no_more_is_stored_than_is_told(client, folder)
     settings["WHISPERD_PRIVATE"] = "true"
     with serving(tmp_path, environment=settings) as server, server.client() as client:
 
@@ -359,10 +382,11 @@ def no_more_waits_than_is_told(client: httpx.Client, address: str) -> None:
     assert all(client.delete(f"/v1/jobs/{job['id']}").json()["deleted"] for job in (at_work, waiting))
 
 
-def no_more_is_stored_than_is_told(client: httpx.Client) -> None:
+def no_more_is_stored_than_is_told(client: httpx.Client, folder: Path) -> None:
     """Files and the media of waiting jobs together, each file for its time."""
     stored = [client.post("/files/upload", content=TWO) for _ in range(3)]
     assert [answer.status_code for answer in stored] == [200, 200, 507]
+    assert len([*(folder / "blobs").glob("??/*")]) == 1, "the same bytes are kept once"
     refused = client.post("/v1/audio/transcriptions?async=true", files={"file": ("a.wav", TWO)})
     assert (refused.status_code, refused.json()["error"]["code"]) == (507, "storage_full")
     path = httpx.URL(stored[0].json()["access_url"]).path
