@@ -826,7 +826,7 @@ class Jobs:
         delivery = Delivery(began, status, problem, round(time.time() - began, 3))
         await self._surely(self._of().deliver, id, delivery, over=wait is None)
         self._on_webhook("taken" if taken else "given_up" if wait is None else "refused")
-        if wait is None and not job.request.speak:  # sound does not travel with a webhook
+        if taken and not job.request.speak:  # sound does not travel with a webhook
             with suppress(errors.SpeechError):  # it may be forgotten by now
                 await self.told(await self.find(id))
         return wait

@@ -280,12 +280,12 @@ def test_the_host_tells_a_run_from_a_queue(client: httpx.Client) -> None:
 
 
 def test_a_request_is_a_job_of_the_model_that_was_chosen(client: httpx.Client) -> None:
-    key = {"Idempotency-Key": "k" * 255}
+    key = {"Idempotency-Key": "k" * 255, "X-Fal-Queue-Priority": "low"}
     first, again = (client.post(f"/{APP}", json={"audio_url": DATA_URI}, headers=key) for _ in range(2))
     id = first.json()["request_id"]
     assert again.json()["request_id"] == id
     listed = client.get("/v1/jobs", params={"model": "ggml-demo"}).json()["data"]
-    assert id in [job["id"] for job in listed]
+    assert [job["priority"] for job in listed if job["id"] == id] == ["low"]
     other = client.post(f"/{APP}", json={"audio_url": DATA_URI, "acceleration": "full"}, headers=key)
     assert (other.status_code, other.headers["x-fal-error-type"]) == (422, "KeyReused")
     longer = {"Idempotency-Key": "k" * 256}

@@ -146,11 +146,14 @@ def test_a_stream_with_a_key_is_a_job_too(client: httpx.Client) -> None:
     assert client.get(f"/v1/jobs/{events.headers['x-job-id']}").json()["status"] == "succeeded"
 
 
-def follow(client: httpx.Client, job: dict[str, Any], after: str = "", most: int = 99) -> list[Any]:
+def follow(
+    client: httpx.Client, job: dict[str, Any], after: str = "", most: int = 99, **query: str
+) -> list[Any]:
     """The job's numbered events above `after`."""
     headers = {"Last-Event-ID": after} if after else {}
     found = []
-    with httpx_sse.connect_sse(client, "GET", f"/v1/jobs/{job['id']}/events", headers=headers) as source:
+    path = f"/v1/jobs/{job['id']}/events"
+    with httpx_sse.connect_sse(client, "GET", path, params=query, headers=headers) as source:
         for event in source.iter_sse():
             assert event.event != "error", event.data
             if event.id and event.event != "progress":
@@ -169,6 +172,12 @@ def test_a_broken_event_stream_goes_on_where_it_was(client: httpx.Client) -> Non
     assert head + rest == whole
     assert whole[-1][1] == "done"
     assert whole[-1][2]["text"] == " ".join(SENTENCES[:6])
+    srt = {"response_format": "srt", "last_event_id": head[-1][0]}
+    rest_of_it = [data for _, name, data in follow(client, job, **srt) if name == "segment"]
+    at_once = client.get(f"/v1/jobs/{job['id']}/result", params=srt).text
+    assert len(rest_of_it) == 4
+    assert at_once.endswith("".join(rest_of_it))
+    assert rest_of_it[0].startswith("3\n")
     seen = {"Last-Event-ID": whole[-1][0]}
     assert client.get(f"/v1/jobs/{job['id']}/events", headers=seen).status_code == 204
 
@@ -257,6 +266,10 @@ class Far(BaseHTTPRequestHandler):
             self.wfile.write(TWO[: len(TWO) // 2])
         else:
             self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_error(410)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -400,7 +413,11 @@ KEYS = {name: f"a-secret-of-{name}-alone" for name in ("anna", "bob", "root")}
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with keys, bob's private."""
     lines = ",".join(f"{name}={'admin:' * (name == 'root')}{key}" for name, key in KEYS.items())
-    settings = {"WHISPERD_KEYS": lines, "WHISPERD_PRIVATE_KEYS": "bob"}
+    settings = {
+        "WHISPERD_KEYS": lines,
+        "WHISPERD_PRIVATE_KEYS": "bob",
+        "WHISPERD_ALLOWED_URL_HOSTS": "localhost",
+    }
     with serving(tmp_path_factory.mktemp("keyed"), environment=settings) as running:
         yield running
 
@@ -461,6 +478,14 @@ def test_nothing_of_what_is_private_stays_on_the_disk(keyed: Server) -> None:
         bobs = asked_for("bob")
         until(lambda: not left_of(bobs))
         assert left_of(asked_for("anna")) == {"media", "prompt", "key", "name", "text"}
+
+
+def test_what_is_private_stays_for_its_client_where_no_webhook_takes_it(keyed: Server, far: int) -> None:
+    with keyed.client() as client:
+        client.headers["Authorization"] = f"Bearer {KEYS['bob']}"
+        job = submit(client, query=f"&webhook=http://localhost:{far}/gone")
+        until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["webhook"]["state"] == "given up")
+        assert client.get(f"/v1/jobs/{job['id']}/result").json()["text"] == TEXT
 
 
 def test_a_key_sees_its_own_jobs_and_is_private_where_told(keyed: Server) -> None:
