@@ -5,7 +5,7 @@ import itertools
 import logging
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -16,6 +16,12 @@ from server.child import Child, ChildGone, Parent
 from server.types import Audio
 
 log = logging.getLogger(__name__)
+
+
+_FIRST_STEP = 0.3
+"""Seconds of sound after which each format has something to give out."""
+
+_LONGEST_STEP = 1.2
 
 
 # What the two sides say -------------------------------------------------------------------------------
@@ -94,10 +100,11 @@ class Encoder:
         answers = process.answers[stream] = asyncio.Queue()
         try:
             await process.child.send(Begin(stream, format, rate, wanted))
-            async for pcm in sound:
-                await process.child.send(Feed(stream, pcm, last=False))
-                if data := await _answer(answers):
-                    yield data
+            async with aclosing(_in_steps(sound, rate)) as steps:
+                async for pcm in steps:
+                    await process.child.send(Feed(stream, pcm, last=False))
+                    if data := await _answer(answers):
+                        yield data
             await process.child.send(Feed(stream, b"", last=True))
             if data := await _answer(answers):
                 yield data
@@ -157,6 +164,18 @@ class _Process:
         await asyncio.gather(self._listening, return_exceptions=True)
         self.child.kill()
         await self.child.ended()
+
+
+async def _in_steps(sound: AsyncIterator[bytes], rate: int) -> AsyncGenerator[bytes]:
+    """The same sound, a little of it first, and never so much that other streams wait for it."""
+    step = _FIRST_STEP
+    async for pcm in sound:
+        at = 0
+        while at < len(pcm):
+            size = 2 * round(step * rate)
+            yield pcm[at : at + size]
+            at += size
+            step = min(2 * step, _LONGEST_STEP)
 
 
 async def _answer(answers: asyncio.Queue[Encoded | Refused | None]) -> bytes:
