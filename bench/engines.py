@@ -40,6 +40,9 @@ MARKS = ("<!-- engines: begin; written by scripts/bench engines -->", "<!-- engi
 
 OURS, OUR_WHISPER_CPP, ENGINE, BARE, SERVER, SEQUENTIAL, BATCHED, OUR_WINDOWS = NAMES
 
+_WARMING = "1 x 60"
+"""What programs hear before the clock runs, if not something shorter."""
+
 _SAMPLING = 1.0
 """Seconds between two looks at the memory."""
 
@@ -211,7 +214,7 @@ def _measured(part: Part, made: _Made, quick: bool) -> dict[str, Any]:
     recordings = made.recordings(part.sounds)
     with ExitStack() as stack:
         programs = _started(part, made.model(part.model), stack, quick)
-        _warm(programs, recordings)
+        _warm(programs, recordings, made.recordings(_WARMING))
         meters = {name: _Meter(program, recordings, part.at_once) for name, program in programs.items()}
         for number in range(part.rounds):
             for name in _in_turn(list(meters), number):
@@ -246,14 +249,17 @@ def _started(part: Part, model: Path, stack: ExitStack, quick: bool) -> dict[str
     return programs
 
 
-def _warm(programs: Mapping[str, Program], recordings: Sequence[Recording]) -> None:
-    """So that nothing is loaded, converted or cut for the first time while the clock runs."""
+def _warm(
+    programs: Mapping[str, Program], recordings: Sequence[Recording], others: Sequence[Recording]
+) -> None:
+    """So that nothing is loaded, converted or cut for the first time while the clock runs.
+
+    `others` stand in for what is to be heard, where that is longer, with those that cut nothing before.
+    """
+    shortest = min([*recordings, *others], key=lambda one: one.seconds)
     for name, program in programs.items():
         _tell(f"warming {name}")
-        longest = (
-            recordings if name in (ENGINE, OUR_WINDOWS) else [min(recordings, key=lambda one: one.seconds)]
-        )
-        for recording in longest:
+        for recording in recordings if name in (ENGINE, OUR_WINDOWS) else [shortest]:
             program.hear(recording)
 
 

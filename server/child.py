@@ -103,7 +103,13 @@ class Child(Generic[Incoming]):
                 stderr=errors,
             )
         child = cls(process, incoming, _Printed(printed, module, process.pid))
-        child._reader, child._writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            child._reader, child._writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:  # cancelled
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await child.ended()
+            raise
         return child
 
     @property

@@ -11,11 +11,13 @@ import io
 import itertools
 import logging
 import math
+import os
 import queue
 import resource
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -49,6 +51,8 @@ _PACE = 0.3
 
 _LONGEST_WAIT = 600
 """Seconds after which a refused client is told to come back, at most."""
+
+_CORES = len(os.sched_getaffinity(0))
 
 _SPARE = 60.0
 """Seconds a reader above the warm number is kept after a rush."""
@@ -181,7 +185,12 @@ class Readers:
         self._idle: list[Child[FromReader]] = []
         self._all: set[Child[FromReader]] = set()
         self._streams: dict[Child[FromReader], int] = {}
+        self._waiters: deque[asyncio.Future[Child[FromReader]]] = deque()
+        """Media that have a place, but no reader yet."""
         self._tasks: set[asyncio.Task[None]] = set()
+        """Readers that are being started."""
+        self._ending: set[asyncio.Task[None]] = set()
+        """Those that were killed, until they are gone."""
         self.waiting = 0
         """Requests in line for a reader."""
         self._begun: list[float] = []
@@ -194,11 +203,15 @@ class Readers:
         await asyncio.gather(*(self._warm_up() for _ in range(self._warm)))
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        starting = tuple(self._tasks)
+        for task in starting:
             task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        while waiter := self._longest_waiting():
+            waiter.set_exception(ChildGone("the readers were stopped"))
         for child in tuple(self._all):
             self._end(child)
-            await child.ended()
+        await asyncio.gather(*self._ending)
 
     @property
     def processes(self) -> tuple[int, ...]:
@@ -306,20 +319,65 @@ class Readers:
             self._give_back(child, finished)
 
     async def _take(self) -> Child[FromReader]:
+        """An idle one; or whichever comes first, one that is given back or a new one.
+
+        So a rush of clips goes through the few that are warm, and does not wait until each has its own.
+        """
         while self._idle:
             child = self._idle.pop()
             if child.alive:
                 self._refill()
                 return child
             self._end(child)
-        return await self._add()
+        waiter: asyncio.Future[Child[FromReader]] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._refill()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self._offer(waiter.result())
+            raise
+
+    def _offer(self, child: Child[FromReader]) -> None:
+        """To who has waited longest, or it is idle."""
+        if waiter := self._longest_waiting():
+            waiter.set_result(child)
+        else:
+            self._idle.append(child)
+
+    def _longest_waiting(self) -> "asyncio.Future[Child[FromReader]] | None":
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
 
     def _refill(self) -> None:
-        """Spawn ahead while none is left, so that the next request need not wait for imports."""
-        if not self._idle and not self._tasks and len(self._all) < max(self._warm, self._streams_at_once):
-            task = asyncio.create_task(self._warm_up())
+        """Spawn those that are waited for, one a core at a time; and one ahead while none is left, so that
+        the next request need not wait for imports."""
+        if self._idle:
+            return
+        waited_for = sum(not waiter.done() for waiter in self._waiters)
+        most = max(self._warm, self._streams_at_once)
+        while len(self._tasks) < min(max(1, waited_for), _CORES) and len(self._all) + len(self._tasks) < most:
+            task = asyncio.create_task(self._spawn())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._spawned)
+
+    async def _spawn(self) -> None:
+        try:
+            self._offer(await self._add())
+        except Exception as error:
+            if waiter := self._longest_waiting():
+                waiter.set_exception(error)
+            else:
+                log.warning("a reader does not start: %s", error)
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._waiters and not task.cancelled():
+            self._refill()
 
     async def _warm_up(self) -> None:
         self._idle.append(await self._add())
@@ -348,7 +406,7 @@ class Readers:
             self._end(child)
             self._refill()
             return
-        self._idle.append(child)
+        self._offer(child)
         if len(self._all) > self._warm:
             asyncio.get_running_loop().call_later(_SPARE, self._trim)
 
@@ -359,6 +417,9 @@ class Readers:
     def _end(self, child: Child[FromReader]) -> None:
         child.kill()
         self._forget(child)
+        ending = asyncio.create_task(child.ended())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def _forget(self, child: Child[FromReader]) -> None:
         self._all.discard(child)

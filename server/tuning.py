@@ -21,7 +21,7 @@ from server.child import ChildGone
 from server.config import EngineName, Tuning
 from server.errors import SpeechError, WorkFailed
 from server.placement import SMALL, Placement, sharing
-from server.runners.local import BATCH
+from server.runners.local import BATCH, LONGEST_BATCH
 from server.services import Services
 from server.spool import Spool
 from server.types import SAMPLE_RATE, Decode, Loading, ModelInfo, Window
@@ -149,7 +149,7 @@ async def _crew(folder: Path, loading: Loading, slots: int, name: str) -> AsyncI
 
 def _fitting(loading: Loading, lone: float) -> int:
     """Windows of a batch, as the runner would choose it for this speed."""
-    return max(1, min(loading.batch, BATCH, int(2.0 / lone)))
+    return max(1, min(loading.batch, BATCH, int(LONGEST_BATCH / lone)))
 
 
 async def _throughput(workers: list[Worker], loading: Loading, batch: list[tuple[bytes, Decode]]) -> float:

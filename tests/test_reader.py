@@ -153,6 +153,28 @@ async def test_more_streams_wait_in_line_and_then_are_refused(readers: Readers, 
     assert readers.waiting == 0
 
 
+async def test_a_rush_goes_through_the_readers_that_are_there(
+    readers: Readers, media: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a process to start while another one comes free, nor loses one that gave up."""
+
+    async def starts_for_ever() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(readers, "_add", starts_for_ever)
+    async with asyncio.timeout(60):
+        both = await asyncio.gather(read(readers, media), read(readers, media))
+        assert all(windows(found) for found in both)
+        async with aclosing(readers.read(media, SHAPE)) as first:
+            await anext(first)
+            gone = asyncio.create_task(read(readers, media))
+            await asyncio.sleep(0)
+            gone.cancel()
+            async for _ in first:
+                pass
+        assert windows(await read(readers, media))
+
+
 async def test_a_refusal_leaves_the_reader_in_use(readers: Readers, tmp_path: Path, media: Spool) -> None:
     before = readers.processes
     text = tmp_path / "a.mp3"

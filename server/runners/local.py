@@ -50,7 +50,7 @@ _BACK_OFF = 0.2
 _SLOWEST_RESTART = 10.0
 """Seconds before a worker is started again: none after the first death, then doubling up to this."""
 
-_LONGEST_BATCH = 2.0
+LONGEST_BATCH = 2.0
 """Seconds that a batch may take, or a clip that comes just after its start would wait for it too long."""
 
 _PACE = 0.3
@@ -299,7 +299,7 @@ class _Lane:
     def _most(self, worker: Worker) -> int:
         """Jobs that this slot may take at once."""
         share = -(-len(self._turns) // max(1, self._idle))
-        in_time = int(_LONGEST_BATCH / self._pace) if self._pace else 1
+        in_time = int(LONGEST_BATCH / self._pace) if self._pace else 1
         return max(1, min(worker.loading.batch, share, in_time))
 
     async def _do(self, worker: Worker, jobs: list[_Job]) -> bool:
