@@ -58,7 +58,7 @@ def main(
     only: Annotated[str, typer.Option(help="Parts, with commas between; all by default.")] = "",
     sentences: Annotated[int, typer.Option(min=1, help="Of each language, said in each format.")] = 50,
     requests: Annotated[int, typer.Option(min=2, help="Of each kind whose first byte is timed.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Of Piper with and without a server.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Of Piper with and without a server.")] = 10,
     many: Annotated[int, typer.Option(min=100, help="Requests after which memory is compared.")] = 1000,
     write: Annotated[bool, typer.Option("--write", help="Put the tables into the pages.")] = False,
     accuracy: Annotated[Path, typer.Option(help="Page with the words' table.")] = ACCURACY,
@@ -229,7 +229,7 @@ def first(requests: int) -> Part:
         _tell(f"espeak-ng: {requests} requests of each of {len(ways)} kinds")
         came = _by_turns(ways, requests)
     rows = [row for name, runs in came.items() for row in _firsts(name, runs, name in ("pcm", "wav"))]
-    return Part(f"first bytes of two sentences, espeak-ng warm, {requests} requests each", tuple(rows))
+    return Part("first bytes of two sentences, espeak-ng warm", tuple(rows))
 
 
 def _asking(client: httpx.Client, text: str, **fields: str) -> Callable[[], Came]:
@@ -273,7 +273,7 @@ def engines(folder: Path, requests: int) -> Part:
                 ask = _asking(client, _TEXT, response_format="wav", voice=voice)
                 runs = _by_turns({name: ask}, requests)[name]
                 rows += _firsts(name, runs)
-    return Part(f"first bytes of the same as wav, other engines warm, {requests} requests each", tuple(rows))
+    return Part("first bytes of the same as wav, other engines warm", tuple(rows))
 
 
 def overhead(folder: Path, rounds: int) -> Part:
@@ -337,7 +337,7 @@ def memory(many: int) -> Part:
     rows = [Row("before the first", (sizes[0],), "MB")]
     rows += [Row(f"after {done:,}", (size,), "MB") for done, size in sizes.items() if done]
     last_over = Row(f"after {many:,} over after 100", (sizes[many] / sizes[100],), aim=Aim("≤", 1.05))
-    return Part(f"memory of all processes over {many:,} requests for speech, espeak-ng", (*rows, last_over))
+    return Part("memory of all processes over many requests for speech, espeak-ng", (*rows, last_over))
 
 
 def _any(client: httpx.Client, random: Random, texts: Mapping[str, Sequence[str]], number: int) -> None:
