@@ -168,14 +168,14 @@ class _Process:
 
 async def _in_steps(sound: AsyncIterator[bytes], rate: int) -> AsyncGenerator[bytes]:
     """The same sound, a little of it first, and never so much that other streams wait for it."""
-    step = _FIRST_STEP
+    least, most = (2 * round(seconds * rate) for seconds in (_FIRST_STEP, _LONGEST_STEP))
+    sent = 0
     async for pcm in sound:
-        at = 0
-        while at < len(pcm):
-            size = 2 * round(step * rate)
-            yield pcm[at : at + size]
-            at += size
-            step = min(2 * step, _LONGEST_STEP)
+        while pcm:
+            size = min(max(sent, least), most)
+            yield pcm[:size]
+            sent += len(pcm[:size])
+            pcm = pcm[size:]
 
 
 async def _answer(answers: asyncio.Queue[Encoded | Refused | None]) -> bytes:
