@@ -274,6 +274,7 @@ def _on_ctranslate2(wanted: Tuning, copy: Path, device: str, slots: int) -> Load
         engine="ctranslate2",
         path=copy,
         slots=slots,
+        spare=0 if device == "cuda" else 1,
         most=slots,
         threads=wanted.threads or threads,
         device=device,

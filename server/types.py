@@ -356,6 +356,9 @@ class Loading:
     """Which cards: the model lies on each of them."""
     compute_type: str = ""
     """CTranslate2's name of the numbers that it calculates with; empty: the best of the device."""
+    spare: int = 0
+    """Windows beside those of the slots: first ones of requests, when all slots are at work on later ones of
+    others."""
 
 
 @dataclass(frozen=True, slots=True)

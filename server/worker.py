@@ -99,7 +99,7 @@ def main() -> None:
         parent.send(Refused(str(error)))
         return
     parent.send(Loaded(engine.describe(), engine.stops))
-    _Working(parent, engine).run(loading.slots)
+    _Working(parent, engine).run(loading.slots + loading.spare)
 
 
 def devices() -> None:

@@ -105,12 +105,13 @@ class Engine:
                 device=loading.device,
                 device_index=list(loading.devices),
                 compute_type=loading.compute_type or _compute_type(loading.device),
-                inter_threads=max(1, loading.slots // len(loading.devices)),
+                inter_threads=max(1, loading.slots // len(loading.devices)) + loading.spare,
                 intra_threads=loading.threads,
             )
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise ModelBroken(f"CTranslate2 cannot load {path.name}: {error}") from error
         self._threads = loading.threads
+        self._slots = loading.slots
         self._mel = _Mel(_filters(path, self._model.n_mels))
         settings = _settings(path)
         self._aligns = settings.get("aligns", bool(settings.get("alignment_heads")))
@@ -132,7 +133,7 @@ class Engine:
     def describe(self) -> str:
         version = importlib.metadata.version("ctranslate2")
         model = self._model
-        workers = f"{model.num_workers} x {self._threads} threads" if model.device == "cpu" else "CUDA"
+        workers = f"{self._slots} x {self._threads} threads" if model.device == "cpu" else "CUDA"
         return f"CTranslate2 {version}: {workers}, {model.compute_type}"
 
     def _batches(self, passes: "Iterable[_Pass]") -> "Iterator[list[_Pass]]":

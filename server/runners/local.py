@@ -1,7 +1,8 @@
 """Work in child processes of this server: per model up to `slots` windows, or batches of them, at a time.
 
-Units take turns between requests, so a short clip never waits behind a film. Where the engine hears several
-windows at once, those that wait at the same moment go together; none waits for others to come. A unit whose
+Units take turns between requests, so a short clip never waits behind a film; where all slots are at work on
+films, its first window is heard beside them. Where the engine hears several windows at once, those that wait
+at the same moment go together; none waits for others to come. A unit whose
 worker died runs again; where several were at work in it, each runs again with no other beside it, and only a
 death then counts against a unit. A worker is replaced after `recycle` units or a timeout.
 """
@@ -210,6 +211,7 @@ class _Lane:
         self._turns = _Line()
         self._pending = asyncio.Semaphore(0)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._passing: set[asyncio.Task[None]] = set()
         self._idle = 0
         """Slots that wait for jobs, or will once their worker is there."""
         self._deaths = 0
@@ -224,6 +226,11 @@ class _Lane:
         self._loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def add(self, job: _Job) -> None:
+        if worker := self._spare(job):
+            task = asyncio.create_task(self._pass(worker, job))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+            return
         self._turns.put(job)
         self._pending.release()
         if len(self._turns) > self._idle and len(self._tasks) < self.slots:
@@ -236,9 +243,10 @@ class _Lane:
 
     async def stop(self) -> None:
         at_work = [job for jobs in self._busy.values() for job in jobs]
-        for task in self._tasks:
+        tasks = self._tasks | self._passing
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._fail(WorkFailed(f"the model {self._model.id} was unloaded"), at_work)
 
     def residence(self) -> Residence:
@@ -295,6 +303,29 @@ class _Lane:
                     return jobs
         finally:
             self._idle -= 1
+
+    def _spare(self, job: _Job) -> Worker | None:
+        """Who has room for a first window that would wait for batches of films."""
+        waits = not job.unit.background and job.unit.window.index == 0
+        behind = [each.unit.window.index for jobs in self._busy.values() for each in jobs]
+        if not waits or self._idle or not behind or not all(behind):
+            return None
+        able = (worker for worker in self._workers if worker.fit and not worker.alone)
+        return next((worker for worker in able if len(self._passing) < worker.loading.spare), None)
+
+    async def _pass(self, worker: Worker, job: _Job) -> None:
+        """One window beside those of the slots."""
+        self._enter(worker)
+        try:
+            await self._do(worker, [job])
+        except Exception:
+            log.exception("a window beside the slots of %s failed", self._model.id)
+        finally:
+            worker.slots -= 1
+            if not worker.slots:
+                await self._end(worker)
+        if not (job.done.done() or self._tasks):
+            self._grow()  # it has to be done again, and nobody else is there
 
     def _most(self, worker: Worker) -> int:
         """Jobs that this slot may take at once."""
@@ -471,8 +502,10 @@ class _Lane:
         """The last slot that leaves a worker ends it; nobody enters it meanwhile."""
         worker.retired = True
         worker.slots -= 1
-        if worker.slots:
-            return
+        if not worker.slots:
+            await self._end(worker)
+
+    async def _end(self, worker: Worker) -> None:
         self._workers.remove(worker)
         if not worker.alive:
             self._runner.on_death("worker")

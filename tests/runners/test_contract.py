@@ -212,6 +212,32 @@ async def test_windows_that_wait_go_together(converted: Path, tmp_path: Path) ->
         await runner.stop()
 
 
+async def test_a_first_window_is_heard_beside_those_of_films(converted: Path, tmp_path: Path) -> None:
+    from server.runners import local
+
+    async def prepare(model: ModelInfo, slots: int) -> Loading:
+        return Loading("ctranslate2", converted, spare=1)
+
+    runner = local.Runner(tmp_path / "empty", slots=1, prepare=prepare)
+    try:
+        await runner.load(MODEL)
+        film = [
+            asyncio.create_task(runner.run(unit(slow(), request="film", index=number, short=False)))
+            for number in range(1, 5)
+        ]
+        await until_busy(runner)
+        clip = asyncio.create_task(runner.run(unit(say(SENTENCES[0]), request="clip")))
+        most = 0
+        while not clip.done():
+            most = max(most, *(residence.busy for residence in runner.loaded()))
+            await asyncio.sleep(0.001)
+        assert text(clip.result()) == SENTENCES[0]
+        assert most == 2, "a film's and the clip's"
+        await asyncio.gather(*film)
+    finally:
+        await runner.stop()
+
+
 async def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
     from server.runners import local
 
