@@ -33,6 +33,12 @@ _SPOKEN = 0.1
 _LOOSE = 0.3
 """Seconds by which times may lie outside of voice activity, whose edges are soft."""
 
+_HASTE = 0.5
+"""Share of its first time in which nobody says the same again."""
+
+_PHRASE = 3
+"""Words of which that is known; "no" can be short."""
+
 _PHANTOMS_FILE = "phantoms.txt"
 
 
@@ -79,7 +85,7 @@ def guarded(heard: Heard, window: Window) -> Guarded:
     kept: list[Segment] = []
     guards: list[Guard] = []
     for segment in heard.segments:
-        if guard := _disbelief(segment, window):
+        if guard := _disbelief(segment, window) or (kept and _echo(segment, kept[-1], window)):
             guards.append(guard)
             continue
         moved = _clamped(segment, window)
@@ -111,6 +117,20 @@ def _disbelief(segment: Segment, window: Window) -> Guard | None:
     if _overlap(segment.start, segment.end, window) < _SPOKEN and _is_phantom(segment.text):
         return drop("phantom", "models write this in silence, and voice activity hears nobody here")
     return None
+
+
+def _echo(segment: Segment, before: Segment, window: Window) -> Guard | None:
+    """The guard against a segment that says once more what the one before it said, where nobody can have."""
+    first, again = ([key(word.text) for word in one.words] for one in (before, segment))
+    if first != again or len(again) < _PHRASE:
+        return None
+    took, takes = before.end - before.start, segment.end - segment.start
+    silent = _overlap(segment.start, segment.end, window) < _SPOKEN
+    if not silent and takes >= _HASTE * took:
+        return None
+    there = "voice activity hears nobody there" if silent else f"in {takes:.2f} s after {took:.2f} s"
+    reason = f"it was written again, {there}"
+    return Guard("loop", "cut", segment.start, segment.end, segment.text.strip(), reason)
 
 
 def _is_phantom(text: str) -> bool:

@@ -42,7 +42,7 @@ from server.types import (
     Window,
     WindowShape,
 )
-from server.vote import VOTERS, Vote
+from server.vote import VOTERS, Vote, probabilities
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,8 @@ class _Hearing:
         self._request = uuid4().hex
         self._steps: asyncio.Queue[_Step | BaseException] = asyncio.Queue(runner.ahead + _AHEAD)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._vote = Vote(1 if listen.conditioned else VOTERS)
+        self._votes: dict[int | None, Vote] = defaultdict(lambda: Vote(1 if listen.conditioned else VOTERS))
+        """Of each channel: people on the telephone may speak two languages."""
         self._latest: asyncio.Task[guards.Guarded] | None = None
         self._said = ""
         """By the window that was heard last."""
@@ -310,7 +311,8 @@ class _Hearing:
 
     async def _step(self, item: Reading) -> _Step:
         if isinstance(item, MediaEnd):
-            self._vote.close()
+            for vote in self._votes.values():
+                vote.close()
         if not isinstance(item, Window):
             return item
         if self._listen.conditioned and self._latest:
@@ -324,22 +326,23 @@ class _Hearing:
             return self._hear(window, self._listen.language)
         if self._listen.multilingual:
             return self._hear_by_itself(window)
-        if self._vote.open:
-            self._vote.send()
-            return self._hear_and_vote(window)
-        return self._hear(window, await self._vote.decided())
+        vote = self._votes[window.channel]
+        if vote.open:
+            vote.send()
+            return self._hear_and_vote(window, vote)
+        return self._hear(window, await vote.decided())
 
     async def _hear_by_itself(self, window: Window) -> guards.Guarded:
         """Hear a window in its own language."""
         heard = await self._run(self._unit(window, None))
-        self._vote.cast(heard.languages if heard.segments else {}, window.duration)
+        self._votes[None].cast(heard.languages if heard.segments else {}, window.duration)
         return await self._guarded(heard, window, heard.language)
 
-    async def _hear_and_vote(self, window: Window) -> guards.Guarded:
+    async def _hear_and_vote(self, window: Window, vote: Vote) -> guards.Guarded:
         """Hear a window in its own language, and once more where all of them together tell another one."""
         heard = await self._run(self._unit(window, None))
-        self._vote.cast(heard.languages if heard.segments else {}, window.duration)
-        language = await self._vote.decided()
+        vote.cast(heard.languages if heard.segments else {}, window.duration)
+        language = await vote.decided()
         if heard.segments and language != heard.language:
             return await self._hear(window, language)
         return await self._guarded(heard, window, language)
@@ -386,7 +389,12 @@ class _Hearing:
     @property
     def _language(self) -> str | None:
         """Of the speech, as far as it is known."""
-        return self._listen.language or self._vote.language
+        return self._listen.language or max(self._languages, key=self._languages.__getitem__, default=None)
+
+    @property
+    def _languages(self) -> dict[str, float]:
+        """What the votes say so far."""
+        return probabilities(self._votes.values())
 
     @property
     def _shape(self) -> WindowShape:
@@ -433,7 +441,7 @@ class _Hearing:
             model=self._model.id,
             warnings=end.warnings + self._warnings + notice,
             guards=tuple(self._guards),
-            languages=self._vote.probabilities,
+            languages=self._languages,
             engine=self._engine,
             diarized=Diarized((), ()) if self._listen.turns else None,
         )

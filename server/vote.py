@@ -1,7 +1,8 @@
 """Which language a media is in: its first windows vote, the longer the weightier."""
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 VOTERS = 3
 """Windows that vote, at most."""
@@ -41,9 +42,14 @@ class Vote:
         return max(self._weights, key=self._weights.__getitem__, default=None)
 
     @property
+    def weights(self) -> Mapping[str, float]:
+        """Seconds of each language by its code."""
+        return self._weights
+
+    @property
     def probabilities(self) -> dict[str, float]:
         """Of each language, together 1; empty without a vote."""
-        return {code: weight / self._weight for code, weight in self._weights.items()}
+        return probabilities([self])
 
     def send(self) -> None:
         """One more window is on its way to vote."""
@@ -76,3 +82,12 @@ class Vote:
             self._done.set()
             if self._timer:
                 self._timer.cancel()
+
+
+def probabilities(votes: Iterable[Vote]) -> dict[str, float]:
+    """Of each language in media whose parts voted by themselves, together 1; empty without a vote."""
+    weights: Counter[str] = Counter()
+    for vote in votes:
+        weights.update(vote.weights)
+    whole = sum(weights.values())
+    return {code: weight / whole for code, weight in weights.items()}

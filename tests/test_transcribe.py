@@ -148,6 +148,32 @@ async def test_a_repetition_that_was_said_stays(readers: Readers, tmp_path: Path
     assert len(engine.asked) == 2
 
 
+async def test_what_is_written_twice_and_said_once_is_cut(readers: Readers, tmp_path: Path) -> None:
+    """Whisper writes the last sentence again into what is left of its window; people do say things twice."""
+    spoken = say(SENTENCES[0])
+    end = 0.3 + len(spoken) / 16_000
+    pcm = np.concatenate([silence(0.3), spoken, hum(1.5), spoken, silence(0.3)])
+    text = "The weather is fine."
+    said = plain(
+        segment(text, 0.3, end), segment(text, end + 0.5, end + 1.0), segment(text, end + 1.5, 2 * end + 1)
+    )
+    transcript, _, _ = await hear(readers, tmp_path, pcm, said, ENGLISH)
+    assert texts(transcript.segments) == [text] * 2
+    assert transcript.segments[1].start > end + 1.2
+    (guard,) = (guard for guard in transcript.guards if guard.kind == "loop")
+    assert (guard.action, guard.text) == ("cut", text)
+    assert guard.reason == "it was written again, voice activity hears nobody there"
+
+
+async def test_nobody_says_the_same_again_in_half_the_time(readers: Readers, tmp_path: Path) -> None:
+    text = "The weather is fine."
+    end = 0.2 + len(say(SENTENCES[0])) / 16_000
+    said = plain(segment(text, 0.2, end - 0.6), segment(text, end - 0.6, end - 0.2))
+    transcript, _, _ = await hear(readers, tmp_path, ONE, said, ENGLISH)
+    assert texts(transcript.segments) == [text]
+    assert re.fullmatch(r"it was written again, in 0\.\d\d s after \d\.\d\d s", transcript.guards[0].reason)
+
+
 @pytest.mark.parametrize(
     ("text", "language"),
     [
@@ -424,6 +450,22 @@ async def test_channels_are_heard_by_themselves_and_merged_by_time(readers: Read
     soft = [one for one in found if one.channel == 1]
     assert soft[0].start == pytest.approx(3.0, abs=0.3)
     assert soft[-1].start == pytest.approx(18.0 + len(say(SENTENCES[1])) / 16_000, abs=0.3)
+
+
+async def test_channels_are_each_in_their_own_language(readers: Readers, tmp_path: Path) -> None:
+    def by_loudness(pcm: Pcm, decode: Decode) -> Heard:
+        own = "en" if np.abs(pcm).max() > 0.25 else "de"
+        spoken = segment(decode.language or own, 0.2, len(pcm) / 16_000 - 0.2)
+        return Heard(decode.language or own, (spoken,), {} if decode.language else {own: 1.0})
+
+    sound = np.concatenate([silence(0.5), say(SENTENCES[0]), silence(3.0), say(SENTENCES[1])])
+    file = tmp_path / "call.wav"
+    file.write_bytes(of_channels(sound / np.abs(sound).max() * 0.9, sound / np.abs(sound).max() * 0.2))
+    listen = Listen(model="demo", by_channel=True)
+    transcript, _ = await hear_file(readers, tmp_path, file, Engine(by_loudness), listen)
+    heard = {(one.channel, one.language, one.text.strip()) for one in transcript.segments}
+    assert heard == {(0, "en", "en"), (1, "de", "de")}
+    assert transcript.languages == pytest.approx({"en": 0.5, "de": 0.5}, abs=0.1)
 
 
 async def test_one_channel_is_a_recording_of_channels_too(readers: Readers, tmp_path: Path) -> None:
