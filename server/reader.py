@@ -196,6 +196,8 @@ class Readers:
         self._begun: list[float] = []
         """When the media that are being read now were begun."""
         self._took = 0.0
+        self._promised = 0.0
+        """When the last of those who were refused was told to come again."""
         """Mean seconds that a media takes."""
 
     async def start(self) -> None:
@@ -277,12 +279,17 @@ class Readers:
             raise errors.Busy(f"the server is busy and its line is full; try again in {wait} s", wait)
 
     def _wait(self) -> int:
-        """Seconds until a place in line is likely to be free: until the next media has been read.
+        """Seconds until a place in line is likely to be free for who is refused now.
 
-        By how long media took of late, and by how long those that are read now have taken already.
+        By how long media took of late, and by how long those that are read now have taken already. Who is
+        refused is told to come after the one before him, but not later than after a whole line.
         """
         usual = max(self._took, *(time.monotonic() - began for began in self._begun), 1.0)
-        return min(_LONGEST_WAIT, math.ceil(usual / self._streams_at_once))
+        each = usual / self._streams_at_once
+        now = time.monotonic()
+        whole_line = each * max(1, self._queue)
+        self._promised = min(max(self._promised, now) + each, now + whole_line)
+        return min(_LONGEST_WAIT, math.ceil(self._promised - now))
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:

@@ -91,3 +91,16 @@ async def test_who_finds_the_line_full_is_told_by_how_long_media_take(tmp_path: 
         with pytest.raises(errors.Busy) as caught:
             readers.refuse_if_full()
         assert caught.value.retry_after == 10
+
+
+async def test_who_is_refused_is_told_to_come_after_the_one_before(tmp_path: Path) -> None:
+    """But no later than after all of the line, however many are refused."""
+    readers = Readers(tmp_path, warm=0, streams=2, queue=4, memory=1 << 30, longest=3600)
+    readers._took, readers.waiting = 20.0, 4
+    told = []
+    async with readers._places, readers._places:
+        for _ in range(6):
+            with pytest.raises(errors.Busy) as caught:
+                readers.refuse_if_full()
+            told.append(caught.value.retry_after)
+    assert told == [10, 20, 30, 40, 40, 40]
