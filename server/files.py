@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from server.errors import BadRequest, StorageFull
+from server.folders import sync
 
 _BLOCK = 1 << 20
 
@@ -39,6 +40,8 @@ class Blobs:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             _copy(source, target)
+            sync(target.parent)
+            sync(self._folder)
 
     def remove(self, sha256: str) -> None:
         self.path(sha256).unlink(missing_ok=True)

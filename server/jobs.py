@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from server import errors, files, logs, urls, webhooks
+from server import errors, files, folders, logs, urls, webhooks
 from server.config import Config
 from server.spool import Spool, on_disk, spooled
 from server.types import (
@@ -923,6 +923,7 @@ def _write(path: Path, result: _Result) -> int:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    folders.sync(path.parent)
     return len(data)
 
 
