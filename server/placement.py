@@ -257,8 +257,8 @@ def sharing(weights: int, cores: int, most: int, slots: int = 0) -> tuple[int, i
     """Slots and threads of each, for a model of so many bytes on CTranslate2; `slots`: as the owner wants.
 
     A small model has a slot for each core: more threads only slow it down. A larger one has twice as many
-    threads as there are cores, so that a lone window is heard by several; when all slots are busy, that
-    costs next to nothing (measured: docs/performance.md).
+    threads as there are cores, so that a lone window is heard by several. When all slots are busy, that
+    costs some: the larger the batches, the more (measured on 2 cores, derived for more: docs/performance.md).
     """
     if weights < SMALL:
         slots = slots or most
