@@ -217,9 +217,9 @@ def _timed(way: Callable[[], object]) -> float:
 
 
 def _long(hours: float) -> Found:
-    """One recording of hours, through the port: a minute of talk and one of silence, by turns."""
+    """One recording of hours, through the port: a minute of talk and three of silence, by turns."""
     minute = spoken(GROUPS["two"][0], 60.0)
-    stretch = np.concatenate([minute.pcm, silence(minute.seconds)])
+    stretch = np.concatenate([minute.pcm, silence(3 * minute.seconds)])
     length = int(hours * _HOUR * SAMPLE_RATE)
     pcm = np.tile(stretch, length // len(stretch) + 1)[:length]
     told: list[httpx.Response] = []
@@ -230,7 +230,7 @@ def _long(hours: float) -> Found:
     answer = told[0].json()
     return {
         "hours": hours,
-        "talk": sum(turn.end - turn.start for turn in minute.turns) / (2 * minute.seconds),
+        "talk": sum(turn.end - turn.start for turn in minute.turns) / (4 * minute.seconds),
         "took": took,
         "loaded": seen[0],
         "highest": [max(sizes) for sizes in zip(*seen, strict=True)],
