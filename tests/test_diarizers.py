@@ -1,9 +1,12 @@
 """Processes that tell speakers apart, with a small real pipeline."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from server.errors import ModelBroken, TooShort
 from server.pipelines import Pipelines
 from server.types import SAMPLE_RATE, Diarized, ModelInfo, SpeakerCount, Turn
 from tests.dialogue import AGGLOMERATIVE, PIPELINE, Dialogue, dialogue
+from tests.serving import ROOT
 from tests.speech import Pcm, silence
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -124,6 +128,46 @@ async def test_a_voice_has_an_embedding_if_enough_of_it_is_heard(
         await diarizers.embed(MODEL, file(tmp_path, talk.pcm))
     with pytest.raises(TooShort, match="are needed"):
         await diarizers.embed(MODEL, file(tmp_path, talk.pcm[:SAMPLE_RATE]))
+
+
+WATCHED = """
+import json, socket, sys
+from pathlib import Path
+
+asked = []
+
+def getaddrinfo(host, *rest, **more):
+    asked.append(host)
+    raise OSError("there is no network here")
+
+socket.getaddrinfo = getaddrinfo
+import numpy as np
+from server.engines.pyannote import Diarizer
+from server.types import SpeakerCount
+
+noise = np.random.default_rng(1).standard_normal(3 * 16000).astype(np.float32) / 10
+Diarizer(Path(sys.argv[1]), 1).diarize(noise, SpeakerCount(), lambda _: None, lambda: False)
+from pyannote.audio.telemetry import metrics
+
+metrics.provider.force_flush()
+print(json.dumps(asked))
+"""
+"""Tells what hosts are looked up while a pipeline is loaded and used."""
+
+
+@pytest.mark.slow
+async def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """Not even where the environment asks for pyannote's telemetry, which is on by default."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", WATCHED, str(PIPELINE)],
+        cwd=ROOT,
+        env={**os.environ, "PYANNOTE_METRICS_ENABLED": "1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 async def test_a_folder_that_is_no_pipeline_says_so(diarizers: Diarizers, tmp_path: Path) -> None:
