@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,10 @@ from server.errors import SpeechError
 
 log = logging.getLogger(__name__)
 
+_SWITCH = 0.0005
+"""Seconds that another thread may keep the interpreter when the one that answers wants it. The engine of jobs
+alone keeps it for half a second when it is first imported."""
+
 CLIP = "hello.ogg"
 """The clip beside the bundled models: two sentences that the demo model knows too."""
 
@@ -31,6 +36,7 @@ async def serve(settings: Config) -> None:
     StateError where the data folder cannot be used.
     """
     logs.set_up(settings.log_level, settings.log_format)
+    sys.setswitchinterval(_SWITCH)
     with _listening(settings) as listening, state.held(settings.data):
         settings = _guarded(settings, listening)
         async with services.starting(settings) as serving:
