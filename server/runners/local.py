@@ -307,7 +307,8 @@ class _Lane:
     def _spare(self, job: _Job) -> Worker | None:
         """Who has room for a first window that would wait for batches of films."""
         waits = not job.unit.background and job.unit.window.index == 0
-        behind = [each.unit.window.index for jobs in self._busy.values() for each in jobs]
+        at_work = [each.unit for jobs in self._busy.values() for each in jobs]
+        behind = [unit.background or unit.window.index > 0 for unit in at_work]
         if not waits or self._idle or not behind or not all(behind):
             return None
         able = (worker for worker in self._workers if worker.fit and not worker.alone)
