@@ -196,9 +196,9 @@ class Readers:
         self._begun: list[float] = []
         """When the media that are being read now were begun."""
         self._took = 0.0
+        """Mean seconds that a media takes."""
         self._promised = 0.0
         """When the last of those who were refused was told to come again."""
-        """Mean seconds that a media takes."""
 
     async def start(self) -> None:
         """Warm the pool; returns when its readers are ready."""

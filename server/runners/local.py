@@ -322,9 +322,7 @@ class _Lane:
         except Exception:
             log.exception("a window beside the slots of %s failed", self._model.id)
         finally:
-            worker.slots -= 1
-            if not worker.slots:
-                await self._end(worker)
+            await self._left(worker)
         if not (job.done.done() or self._tasks):
             self._grow()  # it has to be done again, and nobody else is there
 
@@ -502,11 +500,13 @@ class _Lane:
     async def _leave(self, worker: Worker) -> None:
         """The last slot that leaves a worker ends it; nobody enters it meanwhile."""
         worker.retired = True
-        worker.slots -= 1
-        if not worker.slots:
-            await self._end(worker)
+        await self._left(worker)
 
-    async def _end(self, worker: Worker) -> None:
+    async def _left(self, worker: Worker) -> None:
+        """Whoever was at work in it is not any more; it ends with the last one."""
+        worker.slots -= 1
+        if worker.slots:
+            return
         self._workers.remove(worker)
         if not worker.alive:
             self._runner.on_death("worker")
