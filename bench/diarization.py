@@ -5,7 +5,6 @@ kept in a JSON file, so that a run can be broken off and gone on with.
 """
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -260,10 +259,7 @@ def _anonymous(process: psutil.Process) -> int:
 
 def _keep(pages: Path, name: str, found: object) -> None:
     """The part beside those that are there already, and all of them in both pages."""
-    file = pages / "diarization.json"
-    kept: Found = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    kept |= {"machine": _machine(), name: found}
-    file.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    kept = report.keep(pages / "diarization.json", {"machine": _machine(), name: found})
     _replace(pages / ACCURACY, _accuracy(kept))
     _replace(pages / PERFORMANCE, _performance(kept))
 

@@ -8,7 +8,6 @@ must be whole again: the next request works, no body lies in the spool, no proce
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import random
 import resource
@@ -30,6 +29,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench import report
 from tests.serving import ROOT, Server, started, until
 from tests.speech import SENTENCES, talk, wav
 
@@ -499,12 +499,6 @@ def row(found: dict[str, object]) -> str:
     return f"| {names} | {saw} | {wrong} | {found['works_again_s']} s | {left} |"
 
 
-def keep(path: Path, found: object) -> None:
-    """Put the raw figures beside those of load."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, "faults": found}, indent=1) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -523,7 +517,7 @@ def main() -> None:
         rows.append(found)
         print(row(found), flush=True)
         if asked.write:
-            keep(asked.write, {"seed": asked.seed, "clients": _CLIENTS, "rows": rows})
+            report.keep(asked.write, {"faults": {"seed": asked.seed, "clients": _CLIENTS, "rows": rows}})
 
     print(
         "| fault | clients saw | wrong | works again after | left over |\n|---|---|---|---|---|", flush=True

@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 from locust.env import Environment
 
+from bench import report
 from tests.serving import ROOT, Server, started
 from tests.speech import SENTENCES, talk, wav
 
@@ -265,12 +266,6 @@ def table(levels: list[dict[str, Any]]) -> str:
     )
 
 
-def keep(path: Path, part: str, found: object) -> None:
-    """Put the raw figures of a part beside those of the others."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, part: found}, indent=1) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -292,12 +287,12 @@ def main() -> None:
                     print(json.dumps(levels[-1]), file=sys.stderr)
                 print(table(levels))
                 if asked.write:
-                    keep(asked.write, "load", {**about, "levels": levels})
+                    report.keep(asked.write, {"load": {**about, "levels": levels}})
             if asked.fairness:
                 fair = fairness(server, 40, asked.seconds)
                 print(json.dumps(fair, indent=1))
                 if asked.write:
-                    keep(asked.write, "fairness", {**about, **fair})
+                    report.keep(asked.write, {"fairness": {**about, **fair}})
 
 
 if __name__ == "__main__":

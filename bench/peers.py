@@ -6,7 +6,6 @@ answers with a line of JSON: an `Answer`.
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bench import children
 from bench.bare import CORES
 from bench.recordings import decoded
 from tests.speech import Pcm
@@ -42,27 +42,16 @@ Hear = Callable[[Path, bool], Answer]
 @contextmanager
 def child(name: str, model: Path) -> Iterator[Hear]:
     """A program with the model loaded."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.peers", name, str(model)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GOMP_SPINCOUNT": "1000"},
-    )
-    assert process.stdin
-    assert process.stdout
-    asked, answered = process.stdin, process.stdout
+    with children.child("bench.peers", name, str(model)) as process:
+        assert process.stdin
+        assert process.stdout
+        asked, answered = process.stdin, process.stdout
 
-    def hear(path: Path, mixed: bool) -> Answer:
-        print(json.dumps({"path": str(path), "mixed": mixed}), file=asked, flush=True)
-        return Answer(**json.loads(answered.readline()))
+        def hear(path: Path, mixed: bool) -> Answer:
+            print(json.dumps({"path": str(path), "mixed": mixed}), file=asked, flush=True)
+            return Answer(**json.loads(answered.readline()))
 
-    try:
-        answered.readline()
         yield hear
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def main(name: str, model: str) -> None:

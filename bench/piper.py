@@ -9,7 +9,6 @@ seconds to the first sound, seconds to the last, and how many seconds of sound t
 
 import json
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from bench import children
 
 NAME = "en_US-random-medium"
 
@@ -62,26 +63,16 @@ Say = Callable[[str], Said]
 @contextmanager
 def child(voice: Path) -> Iterator[Say]:
     """A process with the voice loaded; calling the value speaks a text."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.piper", str(voice)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
-    asked, answered = process.stdin, process.stdout
+    with children.child("bench.piper", str(voice), environment={}) as process:
+        assert process.stdin
+        assert process.stdout
+        asked, answered = process.stdin, process.stdout
 
-    def say(text: str) -> Said:
-        print(json.dumps(text), file=asked, flush=True)
-        return Said(*json.loads(answered.readline()))
+        def say(text: str) -> Said:
+            print(json.dumps(text), file=asked, flush=True)
+            return Said(*json.loads(answered.readline()))
 
-    try:
-        answered.readline()
         yield say
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def main(voice: str) -> None:

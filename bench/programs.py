@@ -7,12 +7,11 @@ each path that it is sent answers with a line of JSON: seconds, text, and second
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +21,7 @@ import psutil
 
 from bench import over_http, peers, whisper_server
 from bench.bare import CORES, LANGUAGE, demo
+from bench.children import child
 from bench.recordings import decoded
 from bench.sound import Recording
 from server.convert import convert
@@ -94,7 +94,7 @@ def _server(name: str, model: Path, stack: ExitStack, tell: Callable[[str], None
 
 
 def _library(name: str, model: Path, stack: ExitStack, tell: Callable[[str], None]) -> Program:
-    process = stack.enter_context(_child(name, model))
+    process = stack.enter_context(child("bench.programs", name, str(model)))
     assert process.stdin
     assert process.stdout
     asked, answered, turn = process.stdin, process.stdout, threading.Lock()
@@ -118,25 +118,6 @@ _WAYS = {
 }
 
 NAMES = tuple(_WAYS)
-
-
-@contextmanager
-def _child(name: str, model: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.programs", name, str(model)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # As whisperd starts its workers: without it the threads of OpenMP spin while they wait.
-        env={**os.environ, "GOMP_SPINCOUNT": "1000"},
-    )
-    try:
-        assert process.stdout
-        assert process.stdout.readline(), f"{name} does not start"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def _ask(asked: IO[str], answered: IO[str], path: Path) -> Reply:

@@ -7,11 +7,11 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from rich.table import Table
@@ -145,6 +145,14 @@ def replace(page: Path, text: str, marks: tuple[str, str]) -> None:
     old = page.read_text("utf-8")
     begin, end = old.index(marks[0]) + len(marks[0]), old.index(marks[1])
     page.write_text(f"{old[:begin]}\n\n{text}\n\n{old[end:]}", "utf-8")
+
+
+def keep(file: Path, found: Mapping[str, object]) -> dict[str, Any]:
+    """Put what was found into a file of raw figures, beside what else is there; all of it."""
+    kept: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    kept |= found
+    file.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return kept
 
 
 def _raw(parts: Sequence[Part], about: dict[str, str]) -> str:
