@@ -400,7 +400,7 @@ class ModelInfo:
     languages: tuple[str, ...] = ()
     """ISO-639-1 codes it can be asked for."""
     short_context: bool = False
-    shape: WindowShape = WindowShape(target=22.0, longest=29.0, gap=2.0)
+    shape: WindowShape = WindowShape(target=27.0, longest=29.0, gap=2.0)
     notice: str = ""
     """What every answer of this model must say (the demo's limits); empty for others."""
     broken: str = ""

@@ -79,7 +79,7 @@ class TestInstalled:
             capabilities=("translate", "words"),
         )
         assert len(model.languages) == 99
-        assert model.shape == WindowShape(target=22.0, longest=29.0, gap=2.0)
+        assert model.shape == WindowShape(target=27.0, longest=29.0, gap=2.0)
         assert not model.short_context
         assert model.notice == ""
 

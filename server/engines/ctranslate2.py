@@ -175,8 +175,7 @@ class Engine:
         batch = [one for one in batch if not one.window.stopped]
         if not batch:
             return
-        features = np.stack([self._mel(one.pcm, frames) for one in batch])
-        encoded = self._model.encode(_view(features), to_cpu=len(batch) > 1)
+        encoded, views = self._encode([self._mel(one.pcm, frames) for one in batch])
         self._detect(batch, encoded)
         if batch[0].decode.only_language:
             return
@@ -194,9 +193,21 @@ class Engine:
             sampling_temperature=temperature or 1.0,
             **(_SAMPLED if temperature else _GREEDY),
         )
-        for one, result, view in zip(batch, results, _rows(encoded, len(batch)), strict=True):
+        for one, result, view in zip(batch, results, views, strict=True):
             one.take(_text(result, temperature, one.decode.logprobs), view, frames)
             self._cut(one)
+
+    def _encode(self, spectra: list[NDArray[np.float32]]) -> tuple[Any, list[Any]]:
+        """The encoder's output of all windows together, and of each.
+
+        On a CPU one after the other: the states of a single window stay in the caches. The decoder, which
+        reads all weights for each token, gains by a batch.
+        """
+        if len(spectra) == 1 or self._model.device != "cpu":
+            encoded = self._model.encode(_view(np.stack(spectra)), to_cpu=len(spectra) > 1)
+            return encoded, _rows(encoded, len(spectra))
+        views = [self._model.encode(_view(spectrum[None])) for spectrum in spectra]
+        return _view(np.concatenate([np.asarray(view) for view in views])), views
 
     def _cut(self, one: "_Pass") -> None:
         """Take away what is said to begin after the sound's end, and judge what is left by itself."""
