@@ -283,7 +283,8 @@ def bench_command(
 ) -> None:
     """Measure how a model is best run here: by which engine, with how many slots and threads.
 
-    It takes under a minute for models up to `small`. The machine should have nothing else to do.
+    It takes under a minute for models up to `base`; larger ones take as long as they need for a few windows.
+    The machine should have nothing else to do.
     """
     if write and config_file is None:
         raise typer.BadParameter("--write needs --config FILE", param_hint="--write")

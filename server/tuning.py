@@ -1,4 +1,4 @@
-"""Which engine, slots and threads run a model fastest on this machine: measured in under a minute.
+"""Which engine, slots and threads run a model fastest on this machine: measured in about a minute.
 
 Each way is loaded as the server would load it and hears windows of the bundled clip: one by itself, then as
 many as it can take.
@@ -28,8 +28,11 @@ from server.types import SAMPLE_RATE, Decode, Loading, ModelInfo, Window
 from server.worker import Result
 from server.workers import Worker
 
-_LONGEST = 6.0
-"""Seconds for which one way is kept busy."""
+_ALL = 50.0
+"""Seconds that all ways take together, where a window takes few of them."""
+
+_LONE = 3
+"""A lone window is heard so many times, within a third of a way's seconds."""
 
 _LENGTH = 8.0
 """Seconds of sound in a window: the clip, again and again."""
@@ -67,9 +70,12 @@ def ways(cores: int) -> Iterator[Way]:
 async def compare(services: Services, model: ModelInfo, clip: Spool) -> AsyncIterator[Way]:
     """Each way once it has been measured. Raises what reading the clip raises."""
     pcm = await _sound(services, model, clip)
-    for way in ways(len(os.sched_getaffinity(0))):
+    todo = list(ways(len(os.sched_getaffinity(0))))
+    over = time.perf_counter() + _ALL
+    for left, way in zip(range(len(todo), 0, -1), todo, strict=True):
+        now = time.perf_counter()
         try:
-            yield await _measured(services, model, way, pcm)
+            yield await _measured(services, model, way, pcm, now + max(0.0, over - now) / left)
         except (SpeechError, ChildGone) as error:
             yield replace(way, failed=str(error) or "its process died")
 
@@ -119,13 +125,13 @@ async def _sound(services: Services, model: ModelInfo, clip: Spool) -> bytes:
     return (once * (count // max(1, len(once)) + 1))[:count]
 
 
-async def _measured(services: Services, model: ModelInfo, way: Way, pcm: bytes) -> Way:
+async def _measured(services: Services, model: ModelInfo, way: Way, pcm: bytes, until: float) -> Way:
+    """The way with its figures, at about the time `until`: each of them takes a window or batch at least."""
     loading = await _loading(services.placement, model, way)
     decode = Decode(language="en", short_context=model.short_context, threads=way.threads)
     async with _crew(services.config.data / "empty", loading, way.slots, model.id) as workers:
-        await _ask(workers[0], [(pcm, decode)])
-        lone = min([await _timed(workers[0], [(pcm, decode)]) for _ in range(2)])
-        speed = await _throughput(workers, loading, [(pcm, decode)] * _fitting(loading, lone))
+        lone = await _lone(workers[0], (pcm, decode), until)
+        speed = await _throughput(workers, loading, [(pcm, decode)] * _fitting(loading, lone), until)
         memory = sum(psutil.Process(worker.pid).memory_info().rss for worker in workers)
     return replace(way, lone=lone, speed=speed, memory=memory)
 
@@ -152,17 +158,28 @@ def _fitting(loading: Loading, lone: float) -> int:
     return max(1, min(loading.batch, BATCH, int(LONGEST_BATCH / lone)))
 
 
-async def _throughput(workers: list[Worker], loading: Loading, batch: list[tuple[bytes, Decode]]) -> float:
+async def _lone(worker: Worker, window: tuple[bytes, Decode], until: float) -> float:
+    """The least seconds of a few tries; the first also wakes the model up."""
+    enough = time.perf_counter() + (until - time.perf_counter()) / 3
+    took = [await _timed(worker, [window])]
+    while len(took) < _LONE and time.perf_counter() < enough:
+        took.append(await _timed(worker, [window]))
+    return min(took)
+
+
+async def _throughput(
+    workers: list[Worker], loading: Loading, batch: list[tuple[bytes, Decode]], until: float
+) -> float:
     """Seconds of sound in a second, each slot given the next batch as soon as it is free."""
     began = time.perf_counter()
-    slots = (_keep_busy(worker, batch, began) for worker in workers for _ in range(loading.slots))
+    slots = (_keep_busy(worker, batch, until) for worker in workers for _ in range(loading.slots))
     heard = sum(await asyncio.gather(*slots))
     return heard * _LENGTH / (time.perf_counter() - began)
 
 
-async def _keep_busy(worker: Worker, batch: list[tuple[bytes, Decode]], began: float) -> int:
+async def _keep_busy(worker: Worker, batch: list[tuple[bytes, Decode]], until: float) -> int:
     heard = 0
-    while not heard or time.perf_counter() - began < _LONGEST:
+    while not heard or time.perf_counter() < until:
         await _ask(worker, batch)
         heard += len(batch)
     return heard
