@@ -39,6 +39,9 @@ _HASTE = 0.5
 _PHRASE = 3
 """Words of which that is known; "no" can be short."""
 
+_BRISK = 16.0
+"""Letters a second of somebody who speaks fast, where nothing else tells: in doubt, text stays."""
+
 _PHANTOMS_FILE = "phantoms.txt"
 
 
@@ -85,7 +88,7 @@ def guarded(heard: Heard, window: Window) -> Guarded:
     kept: list[Segment] = []
     guards: list[Guard] = []
     for segment in heard.segments:
-        if guard := _disbelief(segment, window) or (kept and _echo(segment, kept[-1], window)):
+        if guard := _disbelief(segment, window) or (kept and _echo(segment, kept, window)):
             guards.append(guard)
             continue
         moved = _clamped(segment, window)
@@ -119,18 +122,36 @@ def _disbelief(segment: Segment, window: Window) -> Guard | None:
     return None
 
 
-def _echo(segment: Segment, before: Segment, window: Window) -> Guard | None:
+def _echo(segment: Segment, kept: Sequence[Segment], window: Window) -> Guard | None:
     """The guard against a segment that says once more what the one before it said, where nobody can have."""
-    first, again = ([key(word.text) for word in one.words] for one in (before, segment))
-    if first != again or len(again) < _PHRASE:
+    before = kept[-1]
+    if _keys(before) != _keys(segment) or len(segment.words) < _PHRASE:
         return None
     took, takes = before.end - before.start, segment.end - segment.start
     silent = _overlap(segment.start, segment.end, window) < _SPOKEN
-    if not silent and takes >= _HASTE * took:
+    if not silent and (takes >= _HASTE * took or _has_room_for_two(kept, window)):
         return None
     there = "voice activity hears nobody there" if silent else f"in {takes:.2f} s after {took:.2f} s"
     reason = f"it was written again, {there}"
     return Guard("loop", "cut", segment.start, segment.end, segment.text.strip(), reason)
+
+
+def _keys(segment: Segment) -> list[str]:
+    return [key(word.text) for word in segment.words]
+
+
+def _has_room_for_two(kept: Sequence[Segment], window: Window) -> bool:
+    """Whether the last one has so much speech that it was said twice there: its words were laid over both."""
+    last, others = kept[-1], [one for one in kept if _keys(one) != _keys(kept[-1])] or kept[:-1]
+    spoken, letters = _amount(others, window)
+    took, once = _amount([last], window)
+    return took * (letters / spoken if spoken else _BRISK) > (1 + _HASTE) * once
+
+
+def _amount(heard: Sequence[Segment], window: Window) -> tuple[float, int]:
+    """Seconds of voice activity, and letters."""
+    spoken = sum(_overlap(one.start, one.end, window) for one in heard)
+    return spoken, sum(len(_letters(one.text)) for one in heard)
 
 
 def _is_phantom(text: str) -> bool:

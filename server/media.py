@@ -39,6 +39,10 @@ SHORTEST = 0.1
 """Seconds of sound below which there is nothing to hear."""
 SAMPLE_RATES = range(2_000, 768_001)
 """Sample rates that sound has; others only cost time and memory."""
+CANCELLED = 0.05
+"""Share of the quieter channel's energy below which two channels cancel each other when they are mixed."""
+THINNED = 7
+"""Samples of which one is looked at for that."""
 MIXED_CHANNELS = 8
 """Channels up to which libswresample's guess at an unknown layout is a usual one."""
 
@@ -255,7 +259,7 @@ class Media:
         groups = _group(self._frames(), self._axis)
         if self._by_channel:
             return _separated(groups, self._rate)
-        return ((block,) for block in _resample(groups, self._rate))
+        return ((block,) for block in _resample(_audible(groups), self._rate))
 
     @property
     def end(self) -> MediaEnd:
@@ -679,6 +683,21 @@ def _shape(frame: AudioFrame) -> tuple[str, str, int, int]:
     return frame.format.name, frame.layout.name, frame.layout.nb_channels, frame.sample_rate
 
 
+def _audible(groups: Iterable[_Group]) -> Iterator[_Group]:
+    """The groups; of two channels of opposite polarity, of which mixing leaves nothing, only the first."""
+    for group in groups:
+        opposite = group.shape[2] == 2 and _opposite(group.frames)
+        yield _of_channel(0, group) if opposite else group
+
+
+def _opposite(frames: Iterable[AudioFrame]) -> bool:
+    sound = np.concatenate([_channels(frame)[:, ::THINNED] for frame in frames], axis=1)
+    values = _floats(sound)
+    with np.errstate(all="ignore"):  # floats can be no numbers
+        left = float((values.mean(axis=0) ** 2).mean())
+        return left < CANCELLED * float((values**2).mean(axis=1).min())
+
+
 def _resample(groups: Iterable[_Group], rate: int) -> Iterator[Block]:
     resampler: _Resampler | None = None
     for group in groups:
@@ -707,8 +726,12 @@ def _separated(groups: Iterator[_Group], rate: int) -> Iterator[tuple[Block, ...
 
 def _only(channel: int, groups: Iterable[_Group]) -> Iterator[_Group]:
     for group in groups:
-        frames = [_mono(values[min(channel, len(values) - 1)], frame) for frame, values in _valued(group)]
-        yield _Group(group.start, group.apart, _shape(frames[0]), frames)
+        yield _of_channel(channel, group)
+
+
+def _of_channel(channel: int, group: _Group) -> _Group:
+    frames = [_mono(values[min(channel, len(values) - 1)], frame) for frame, values in _valued(group)]
+    return _Group(group.start, group.apart, _shape(frames[0]), frames)
 
 
 def _valued(group: _Group) -> Iterator[tuple[AudioFrame, NDArray[np.float64]]]:

@@ -69,7 +69,7 @@ DEMO = Traits(
     kin=(192, 4, 3),
     languages=("en", "de", "es", "fr"),
     short_context=True,
-    shape=WindowShape(target=7.0, longest=10.0, gap=2.0),
+    shape=WindowShape(target=7.0, longest=10.0, gap=2.0, padding=0.1),
     notice=(
         "This answer was made with the demo model, which knows only a few hundred words; "
         "install a real Whisper model for your own recordings."

@@ -2,8 +2,9 @@
 
 Runs in the worker, behind every engine. Whisper's own token times are loose by a fifth of a second and more,
 and few models have heads whose attention tells them. Words begin and end where the sound changes, keep the
-proportions of their letters, and never lie in a pause: the boundaries are chosen together, by dynamic
-programming over frames of 10 ms. Where the engine aligned its tokens, boundaries stay near those times.
+proportions of their letters, have hisses where their letters do, and never lie in a pause: the boundaries
+are chosen together, by dynamic programming over frames of 10 ms. Where the engine aligned its tokens,
+boundaries stay near those times.
 """
 
 import re
@@ -69,7 +70,7 @@ _CHANGE, _LOUD, _PAUSE = 0.4, 1.0, 3.0
 _LONG_PAUSE = 10.0
 """Frames from which a pause counts in full; the shortest counts half, since a stop consonant may be one."""
 
-_BEGINNING = 1.5
+_BEGINNING = 1.25
 """Letters by which every word is longer than its letters."""
 
 _DIGIT = 4.0
@@ -78,9 +79,21 @@ _DIGIT = 4.0
 _LINGER = 1.45
 """How much longer words last before punctuation."""
 
-_SPREAD = 0.25
+_SPREAD = 0.22
 _LEAST_SPREAD = 1.0
 """How far a word's length strays from what its letters promise: a share of it, and frames on top."""
+
+_HISSES = re.compile("sch|tch|sh|ch|ss|ß|s|zz|z|x|ç|c(?=[eiéèêy])", re.IGNORECASE)
+"""What is mostly spoken as a hiss in languages with Latin letters."""
+
+_HISS_FROM = 3300.0
+_HISS_RANGE = 1e-3
+"""Hertz above which a hiss has its energy, and the share of a loud frame's below which none is heard."""
+
+_LONGEST_HISS = 10.0
+_HISS_WEIGHT, _MOST_MISSED = 0.5, 8.0
+"""Frames that a hiss lasts at most; what a word loses for each frame of hiss that it has too much or too
+little, up to so many: letters are not always spoken."""
 
 _DRIFT = 10.0
 """Frames, and a tenth of the root of the length, by which a boundary strays from its proportional place."""
@@ -124,6 +137,8 @@ class Sound:
         even = _smooth(self.loudness)
         quiet, loud = np.percentile(even, (10, 95))
         self.voiced: NDArray[np.bool_] = even > max(quiet + _RISE * (loud - quiet), loud - _DEEPEST)
+        self.hiss: Floats = _hiss(np.maximum(bands - _ABOVE * noise, 0))
+        """Of each frame, which share of it is a hiss."""
         self._spectra: Floats = np.log(np.maximum(bands, _AUDIBLE * noise))
 
     @cached_property
@@ -142,6 +157,14 @@ def _bands(frames: Pcm) -> Floats:
     power = np.abs(np.fft.rfft(frames, 512)) ** 2
     bands: Floats = np.add.reduceat(power, _edges(), axis=1)[:, :-1].astype(np.float64) + 1e-8
     return bands
+
+
+def _hiss(bands: Floats) -> Floats:
+    energy = bands.sum(axis=1)
+    first = np.searchsorted(_edges()[:-1] * (SAMPLE_RATE / 512), _HISS_FROM)
+    audible = energy > _HISS_RANGE * np.percentile(energy, _LOUDER)
+    hiss: Floats = np.where(audible, bands[:, first:].sum(axis=1) / (energy + _FAINTEST), 0.0)
+    return hiss
 
 
 def _smooth(values: Floats) -> Floats:
@@ -220,6 +243,11 @@ class Unit:
         letters = sum(_DIGIT if letter.isdigit() else letter.isalpha() for letter in self.text)
         return float((letters + _BEGINNING) * (_LINGER if self.text[-1] in ".,?!;:。，、？！…" else 1))
 
+    @property
+    def hisses(self) -> int:
+        """Letters and groups of them that are spoken as a hiss."""
+        return len(_HISSES.findall(self.text))
+
 
 def joined(tokens: Sequence[Token]) -> Iterator[Unit]:
     """Tokens as words with their punctuation; where a language has no spaces, what a token has is one."""
@@ -272,6 +300,8 @@ class _Track:
             _standard(values[np.clip(places, 0, len(values) - 1)])
             for values in (sound.change, sound.loudness)
         )
+        self.hissed: Floats = np.cumsum(np.pad(sound.hiss[np.clip(places, 0, len(sound.hiss) - 1)], (1, 0)))
+        """Frames of hiss before each place, and before the end."""
         self.cost: Floats = _LOUD * loudness - _CHANGE * change - _PAUSE * pauses
 
     def __len__(self) -> int:
@@ -301,12 +331,15 @@ def _boundaries(units: Sequence[Unit], track: _Track) -> list[int]:
     """Where in the track each word ends: the choice of least cost, found from the first word to the last."""
     lengths = np.array([unit.length for unit in units])
     expected = lengths / lengths.sum() * len(track)
+    hisses = _hisses(units, track)
     best = np.full(len(track) + 1, np.inf)
     best[0] = 0.0
     steps: list[NDArray[np.int64]] = []
     for number, wanted in enumerate(expected):
         last = number == len(units) - 1
-        best, step = _extended(best, wanted, len(track) if last else int(_LONGEST * wanted) + 50)
+        longest = min(len(track) if last else int(_LONGEST * wanted) + 50, len(track))
+        extra = 0.0 if hisses is None else _missed(track.hissed, hisses[number], longest)
+        best, step = _extended(best, wanted, longest, extra)
         steps.append(step)
         if not last:
             best[:-1] += track.cost + _strayed(units, number, expected, track)
@@ -316,15 +349,39 @@ def _boundaries(units: Sequence[Unit], track: _Track) -> list[int]:
     return ends[::-1]
 
 
-def _extended(best: Floats, wanted: float, longest: int) -> tuple[Floats, NDArray[np.int64]]:
-    """The costs with one more word that ends at each place, and the length of that word there."""
-    longest = min(longest, len(best) - 1)
+def _extended(
+    best: Floats, wanted: float, longest: int, extra: Floats | float
+) -> tuple[Floats, NDArray[np.int64]]:
+    """The costs with one more word that ends at each place, and the length of that word there.
+
+    `extra`: what each length costs at each place besides, the longest first.
+    """
     lengths = np.arange(longest, 0, -1)
     price = ((lengths - wanted) / (_SPREAD * wanted + _LEAST_SPREAD)) ** 2
-    padded = np.pad(best, (longest, 0), constant_values=np.inf)
-    total = np.lib.stride_tricks.sliding_window_view(padded, longest)[: len(best)] + price
+    total = _since(best, longest, np.inf) + price + extra
     chosen = total.argmin(axis=1)
     return total[np.arange(len(best)), chosen], lengths[chosen]
+
+
+def _since(values: Floats, longest: int, before: float) -> Floats:
+    """For each place the values at those `longest` to one places earlier; `before` all of them: `before`."""
+    padded = np.pad(values, (longest, 0), constant_values=before)
+    since: Floats = np.lib.stride_tricks.sliding_window_view(padded, longest)[: len(values)]
+    return since
+
+
+def _hisses(units: Sequence[Unit], track: _Track) -> Floats | None:
+    """Frames of hiss that each word should have; None where the letters promise none."""
+    counts = np.array([unit.hisses for unit in units], float)
+    promised = counts.sum()
+    return counts * min(track.hissed[-1] / promised, _LONGEST_HISS) if promised else None
+
+
+def _missed(hissed: Floats, wanted: float, longest: int) -> Floats:
+    """What a word with so many frames of hiss costs, by its end and its length, the longest first."""
+    has = hissed[:, np.newaxis] - _since(hissed, longest, 0.0)
+    missed: Floats = _HISS_WEIGHT * np.minimum(np.abs(has - wanted), _MOST_MISSED)
+    return missed
 
 
 def _strayed(units: Sequence[Unit], number: int, expected: Floats, track: _Track) -> Floats:

@@ -215,6 +215,21 @@ def test_opposite_channels_of_an_unknown_layout_cancel() -> None:
     assert decibels(decode(plain_wav(silent, 2, 48_000)).pcm) < -80
 
 
+@pytest.mark.parametrize("gain", [1.0, 1.2])
+@pytest.mark.parametrize("width", [1, 2])
+def test_opposite_channels_of_stereo_do_not_cancel(gain: float, width: int) -> None:
+    sound = np.stack([tone(), -gain * tone()], axis=1)
+    assert_tone(decode(plain_wav(sound, width, 48_000)))
+
+
+def test_only_opposite_channels_are_not_mixed() -> None:
+    """Two that speak by turns are heard both, also where one of them was recorded with reversed polarity."""
+    turns = np.repeat([[1.0, 0.0], [0.0, -1.0]], 24_000, axis=0).astype(np.float32)
+    heard = decode(plain_wav(turns * tone(seconds=1.0)[:, np.newaxis], 2, 48_000)).pcm
+    assert decibels(heard[1_000:7_000]) == pytest.approx(LEVEL - 6, abs=0.3)
+    assert decibels(heard[9_000:15_000]) == pytest.approx(LEVEL - 6, abs=0.3)
+
+
 def plain_wav(pcm: Pcm, width: int, rate: int) -> bytes:
     """A WAV file of integers without a channel layout; `pcm` has the shape (samples, channels)."""
     buffer = io.BytesIO()

@@ -155,7 +155,9 @@ async def test_what_is_written_twice_and_said_once_is_cut(readers: Readers, tmp_
     pcm = np.concatenate([silence(0.3), spoken, hum(1.5), spoken, silence(0.3)])
     text = "The weather is fine."
     said = plain(
-        segment(text, 0.3, end), segment(text, end + 0.5, end + 1.0), segment(text, end + 1.5, 2 * end + 1)
+        segment(text, 0.2, end - 0.1),
+        segment(text, end + 0.4, end + 0.9),
+        segment(text, end + 1.4, 2 * end + 0.9),
     )
     transcript, _, _ = await hear(readers, tmp_path, pcm, said, ENGLISH)
     assert texts(transcript.segments) == [text] * 2
@@ -174,6 +176,17 @@ async def test_nobody_says_the_same_again_in_half_the_time(readers: Readers, tmp
     assert re.fullmatch(r"it was written again, in 0\.\d\d s after \d\.\d\d s", transcript.guards[0].reason)
 
 
+async def test_what_is_said_twice_stays_where_its_times_are_wrong(readers: Readers, tmp_path: Path) -> None:
+    """The first is laid over both, the second over what is left: there is speech enough for two."""
+    text = "The weather is beautiful today."
+    pcm = np.concatenate([silence(0.2), say(SENTENCES[0]), say(SENTENCES[0]), silence(0.3)])
+    end = len(pcm) / 16_000
+    said = plain(segment(text, 0.2, end - 0.9), segment(text, end - 0.9, end - 0.3))
+    transcript, _, _ = await hear(readers, tmp_path, pcm, said, ENGLISH)
+    assert texts(transcript.segments) == [text] * 2
+    assert not transcript.guards
+
+
 @pytest.mark.parametrize(
     ("text", "language"),
     [
@@ -189,7 +202,7 @@ async def test_known_phrases_are_dropped_only_where_nobody_speaks(
     spoken = say(SENTENCES[0])
     pcm = np.concatenate([silence(0.3), spoken, hum(1.5), spoken, silence(0.3)])
     end = 0.3 + len(spoken) / 16_000
-    said = plain(segment(text, 0.3, end - 0.1), segment(text, end + 0.5, end + 1.0), language=language)
+    said = plain(segment(text, 0.2, end - 0.2), segment(text, end + 0.4, end + 0.9), language=language)
     transcript, _, _ = await hear(readers, tmp_path, pcm, said, Listen(model="demo", language="en"))
     assert texts(transcript.segments) == [text]
     (guard,) = transcript.guards
