@@ -380,11 +380,17 @@ class _Hearing:
             prompt=f"{self._prompt} {self._said}".strip() if self._listen.conditioned else self._prompt,
             temperature=self._listen.temperature,
             words=True,
+            aligned=self._needs_alignment(window),
             logprobs=self._listen.logprobs,
             short_context=self._model.short_context,
             turns=self._listen.turns,
         )
         return Unit(self._model, window, decode, self._request, self._background)
+
+    def _needs_alignment(self, window: Window) -> bool:
+        """Whether times are seen, or tell which words two windows have in common."""
+        listen = self._listen
+        return listen.times or listen.words or window.overlap > 0 or window.overlapped > 0
 
     @property
     def _language(self) -> str | None:

@@ -218,6 +218,8 @@ class Listen:
     """0 to 1; 0 is greedy with fallback."""
     words: bool = False
     """Whether times of words are wanted."""
+    times: bool = True
+    """Whether any times will be seen; where not, nobody needs them exact."""
     logprobs: bool = False
     """Whether the probabilities of tokens are wanted."""
     activity: Activity | None = None
@@ -310,7 +312,9 @@ class Decode:
     prompt: str = ""
     temperature: float = 0.0
     words: bool = False
-    """Whether times of words will be wanted: an engine that can, aligns its tokens."""
+    """Whether times of words will be wanted."""
+    aligned: bool = True
+    """Whether these have to be as exact as can be: an engine that can, aligns its tokens then."""
     logprobs: bool = False
     """Whether segments are to have their tokens with probabilities."""
     short_context: bool = False

@@ -424,6 +424,24 @@ async def test_windows_are_told_what_was_said_before_where_that_is_wanted(
     assert {decode.prompt for decode in engine.asked} == {"Names."}
 
 
+async def test_words_are_aligned_where_times_are_seen_or_windows_overlap(
+    readers: Readers, tmp_path: Path
+) -> None:
+    said = plain(segment("Somebody speaks.", 0.2, 2.0))
+    for listen, aligned in (
+        (Listen("demo", language="en"), {True}),
+        (Listen("demo", language="en", times=False), {False}),
+        (Listen("demo", language="en", times=False, words=True), {True}),
+    ):
+        _, _, engine = await hear(readers, tmp_path, FOUR, said, listen)
+        assert {decode.aligned for decode in engine.asked} == aligned
+    spoken = speak(SENTENCES[0])
+    begin, end = (round(time * 16_000) for time in (spoken.words[0].start, spoken.words[-1].end))
+    unbroken = np.tile(spoken.pcm[begin:end], 6)
+    _, _, engine = await hear(readers, tmp_path, unbroken, said, Listen("demo", language="en", times=False))
+    assert {decode.aligned for decode in engine.asked} == {True}
+
+
 # Channels ---------------------------------------------------------------------------------------------
 
 

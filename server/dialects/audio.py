@@ -449,19 +449,23 @@ async def _answer(request: Request, task: Task, empty: Asked) -> Response:
         _check_known(asked)
         check(asked)
         style = replace(_style(asked), name=Path(form.file_name).stem or Style().name)
-        listen = await _enrolled(asked, _listen(asked, task), limits.known_speaker_folder)
+        streamed = events_wanted or (events_wanted is None and asked.stream)
+        go = request.headers.get("accept") == _GO
+        times = bool(deferral or streamed or go) or formats.has_times(asked.response_format)
+        heard = replace(_listen(asked, task), times=times)
+        listen = await _enrolled(asked, heard, limits.known_speaker_folder)
         model = _model(serving, listen)
         begun = await deferred.begin(request, deferral, _job(asked, listen, model, style), spool)
         if isinstance(begun, Response):
             return begun
         headers = notice(model) | begun.headers
         events = await stack.enter_async_context(aclosing(begun.events))
-        if events_wanted or (events_wanted is None and asked.stream):
+        if streamed:
             first = await stack.enter_async_context(sse.first(events))
             stream = _stream(sse.resumed(first, events), asked, style, bool(events_wanted), model, headers)
             return sse.Held(stream, stack.pop_all())
         transcript = await transcribe.whole(events)
-        if request.headers.get("accept") == _GO:
+        if go:
             return document(_for_go(transcript), "application/json", headers)
         return _document(transcript, asked.response_format, style, model, headers)
 

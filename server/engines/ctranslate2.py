@@ -257,8 +257,10 @@ class Engine:
     def _with_places(self, one: "_Pass", segments: list[Segment]) -> list[Segment]:
         """The segments with their tokens' probabilities, and where the attention hears them."""
         tokens = [token for segment in segments for token in segment.tokens]
-        if not tokens or not (self._aligns or not one.decode.logprobs):
+        if not tokens or (one.decode.logprobs and not self._aligns):
             return segments
+        if not one.decode.aligned:
+            return [_as_likely(segment, self._vocabulary) for segment in segments]
         found = self._align(one, tokens)
         starts = [one.offset + frame * _TICK for frame in _beginnings(found.alignments)]
         return list(
@@ -435,6 +437,13 @@ def _beginnings(alignments: Sequence[tuple[int, int]]) -> list[int]:
     for token, frame in alignments:
         seen.setdefault(token, frame)
     return list(seen.values())
+
+
+def _as_likely(segment: Segment, vocabulary: "_Vocabulary") -> Segment:
+    """The segment with its tokens, each as likely as all of them are where their own scores are unknown."""
+    score = segment.avg_logprob or 0.0
+    scored = tuple(Token(vocabulary.piece(token), score) for token in segment.tokens)
+    return replace(segment, logprobs=segment.logprobs or scored)
 
 
 def _placed(

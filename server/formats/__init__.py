@@ -25,7 +25,7 @@ class Pieces(Protocol):
 
 class Format(Protocol):
     """What a module of this folder offers. One that cannot be written without speakers says so by a
-    constant `NEEDS_SPEAKERS = True`."""
+    constant `NEEDS_SPEAKERS = True`, and one without times by `TIMES = False`."""
 
     MEDIA_TYPE: str
 
@@ -102,6 +102,11 @@ def find(name: str) -> Format:
     if name not in names():
         raise KeyError(name)
     return cast(Format, import_module(f"{__name__}.{name}"))
+
+
+def has_times(name: str) -> bool:
+    """Whether that format tells when something is said."""
+    return getattr(find(name), "TIMES", True)
 
 
 def needs_speakers(name: str) -> bool:

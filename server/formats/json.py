@@ -17,6 +17,7 @@ from server.openapi import closed
 from server.types import Style, Transcript
 
 MEDIA_TYPE = "application/json"
+TIMES = False
 
 _POSITIONS_PER_SECOND = 50
 """Of Whisper's encoder: what it makes of sound, as its tokens are what it makes of text."""

@@ -6,6 +6,7 @@ from server.formats import Each, Pieces
 from server.types import Segment, Style, Transcript
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
+TIMES = False
 
 
 def write(transcript: Transcript, style: Style) -> Iterator[str]:

@@ -131,6 +131,19 @@ def test_words_lie_where_they_are_said(engine: Transcriber, sentence: str) -> No
     assert all(0 < (word.probability or 0) <= 1 for word in segment.words)
 
 
+def test_words_that_nobody_looks_up_need_not_be_aligned(engine: Transcriber) -> None:
+    """Where times are not seen: the same words, about where they are said."""
+    spoken = speak(SENTENCES[0])
+    pcm = np.concatenate([silence(0.4), spoken.pcm, silence(0.4)])
+    heard = engine.transcribe(pcm, Decode(language="en", words=True, aligned=False), never)
+    (segment,) = words.timed(heard, pcm, words=True).segments
+    assert [word.text for word in segment.words] == SENTENCES[0].split()
+    truth = [0.4 + time for word in spoken.words for time in (word.start, word.end)]
+    times = [time for word in segment.words for time in (word.start, word.end)]
+    assert times == pytest.approx(truth, abs=0.3)
+    assert all(0 < (word.probability or 0) <= 1 for word in segment.words)
+
+
 def test_tokens_have_probabilities_and_join_to_the_text(engine: Transcriber) -> None:
     decode = Decode(language="de", logprobs=True)
     (segment,) = engine.transcribe(say("Das Wetter ist heute schön.", "de"), decode, never).segments
