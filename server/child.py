@@ -42,6 +42,10 @@ _LONGEST_LINE = 500
 _MOST_LINES = 100
 """Of what a child prints, characters of a line and lines of a request that go into the log."""
 
+_NICE = 5
+"""How much later than the server itself its children get a core, where more want one than there are: they
+work for seconds, the server for moments, on which everybody waits."""
+
 _LENGTH = struct.Struct(">I")
 _PR_SET_PDEATHSIG = 1
 
@@ -247,6 +251,7 @@ class Parent(Generic[Incoming]):
 
     def __init__(self, incoming: Any) -> None:
         _die_with(int(sys.argv[2]))
+        os.nice(_NICE)
         self._socket = socket.socket(fileno=int(sys.argv[1]))
         self._file = self._socket.makefile("rb", buffering=1 << 16)
         self._decoder = msgspec.msgpack.Decoder(incoming)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from server import garbage
+
 Result = TypeVar("Result")
 
 _VERSION = "1"
@@ -86,6 +88,7 @@ class Durable:
 
     async def _start(self) -> set[str]:
         # Only here, with the first job: the import alone takes half a second.
+        garbage.load("dbos")
         from dbos import DBOS
 
         _prepare(self._path)

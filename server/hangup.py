@@ -28,8 +28,9 @@ class Hangup:
             await self._app(scope, receive, send)
             return
         body = _Body(receive)
-        answering = asyncio.ensure_future(self._app(scope, body.next, body.closing(send)))
+        # First, so that a request which is all here is known to be before it is answered.
         listening = asyncio.ensure_future(body.listen())
+        answering = asyncio.ensure_future(self._app(scope, body.next, body.closing(send)))
         try:
             await asyncio.wait({answering, listening}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:

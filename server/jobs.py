@@ -22,7 +22,7 @@ from uuid import UUID
 
 import msgspec
 
-from server import errors, files, folders, logs, urls, webhooks
+from server import errors, files, folders, garbage, logs, urls, webhooks
 from server.config import Config
 from server.spool import Spool, on_disk, spooled
 from server.types import (
@@ -234,6 +234,7 @@ class Jobs:
 
     def _opened(self) -> "Records":
         # Only here, with the first job: SQLAlchemy takes a quarter of a second to import.
+        garbage.load("server.records")
         from server.records import Records
 
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,9 @@ _PACE = 0.3
 _LONGEST_WAIT = 600
 """Seconds after which a refused client is told to come back, at most."""
 
-_CORES = len(os.sched_getaffinity(0))
+_STARTS = max(1, len(os.sched_getaffinity(0)) // 4)
+"""Readers that are started at a time in a rush: each costs a core the better part of a second, which those
+that are there need to get through it."""
 
 _SPARE = 60.0
 """Seconds a reader above the warm number is kept after a rush."""
@@ -361,13 +363,14 @@ class Readers:
         return None
 
     def _refill(self) -> None:
-        """Spawn those that are waited for, one a core at a time; and one ahead while none is left, so that
-        the next request need not wait for imports."""
+        """Spawn those that are waited for, a few at a time; and one ahead while none is left, so that the
+        next request need not wait for imports."""
         if self._idle:
             return
         waited_for = sum(not waiter.done() for waiter in self._waiters)
         most = max(self._warm, self._streams_at_once)
-        while len(self._tasks) < min(max(1, waited_for), _CORES) and len(self._all) + len(self._tasks) < most:
+        at_once = min(max(1, waited_for), _STARTS)
+        while len(self._tasks) < at_once and len(self._all) + len(self._tasks) < most:
             task = asyncio.create_task(self._spawn())
             self._tasks.add(task)
             task.add_done_callback(self._spawned)

@@ -15,7 +15,7 @@ import httpx
 import uvicorn
 from rich.console import Console
 
-from server import app, config, connection, keys, logs, models, services, state
+from server import app, config, connection, garbage, keys, logs, models, services, state
 from server.config import Config, ConfigError
 from server.errors import SpeechError
 
@@ -37,6 +37,7 @@ async def serve(settings: Config) -> None:
     """
     logs.set_up(settings.log_level, settings.log_format)
     sys.setswitchinterval(_SWITCH)
+    garbage.keep()
     with _listening(settings) as listening, state.held(settings.data):
         settings = _guarded(settings, listening)
         async with services.starting(settings) as serving:
@@ -76,6 +77,7 @@ async def _warm_up(server: uvicorn.Server, serving: services.Services) -> None:
     """Without what was to be there from the start, the server ends; its command says why in one sentence."""
     try:
         await serving.warm_up()
+        garbage.keep()
     except Exception:
         server.should_exit = True
         raise

@@ -83,15 +83,36 @@ def on_disk(path: Path) -> Spool:
 @asynccontextmanager
 async def spooled(folder: Path, largest: int | None = None) -> AsyncIterator[Spool]:
     """An empty spool in `folder`; its file is removed at the end, however the end comes."""
+    # In threads: making and removing a file waits for the disk where another program has much to write.
+    loop = asyncio.get_running_loop()
+    making = loop.run_in_executor(None, _make, folder)
+    try:
+        handle, path = await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_unmake)
+        raise
+    try:
+        yield Spool(path, largest)
+    finally:
+        await asyncio.shield(loop.run_in_executor(None, _remove, handle, path))
+
+
+def _make(folder: Path) -> tuple[int, Path]:
     handle, name = tempfile.mkstemp(dir=folder, prefix=_PREFIX)
     # Held as long as we live, so that others can tell a living server's body from what a dead one left.
     fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield Spool(Path(name), largest)
-    finally:
-        os.close(handle)
-        with suppress(FileNotFoundError):
-            os.unlink(name)
+    return handle, Path(name)
+
+
+def _unmake(making: "asyncio.Future[tuple[int, Path]]") -> None:
+    """Nobody waits any more for what is being made."""
+    if not making.cancelled() and making.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, _remove, *making.result())
+
+
+def _remove(handle: int, path: Path) -> None:
+    os.close(handle)
+    path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

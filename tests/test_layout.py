@@ -14,7 +14,7 @@ FLOORS = (
     ("errors", "types"),
     (
         *("keys", "trust", "config", "openapi", "child", "ggml", "engines", "media", "windows", "spool"),
-        *("text", "encoding", "loudness", "onnx", "phonemes", "logs", "state"),
+        *("text", "encoding", "loudness", "onnx", "phonemes", "logs", "state", "garbage"),
     ),
     (
         "alignment",

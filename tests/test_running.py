@@ -1,6 +1,7 @@
 """How the server runs: alone in its data folder, as any user, with a log that tells whose work failed."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -218,3 +219,21 @@ def check_any_user(data: Path) -> None:
         ).json()
         until(lambda: client.get(f"/v1/jobs/{job['id']}").json()["status"] == "succeeded", 60)
         assert (data / "version").stat().st_uid == 4242
+
+
+def test_a_connection_stays_open_for_the_next_request(server: Server) -> None:
+    """Also where an answer needs no waiting at all."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    with contextlib.closing(connection):
+        for _ in range(2):
+            connection.request("GET", "/v1/ping")
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.headers["connection"] is None
+            assert connection.sock is not None, "it was closed"
+
+
+def test_children_leave_the_server_the_first_turn(server: Server) -> None:
+    own = psutil.Process(server.process.pid).nice()
+    assert {child.nice() - own for child in server.children("server.reader")} == {5}
