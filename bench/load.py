@@ -170,6 +170,8 @@ def level(server: Server, clients: int, seconds: float, seed: int) -> dict[str, 
         }
         for entry in environment.stats.entries.values()
     }
+    for error in environment.stats.errors.values():
+        print(f"{error.occurrences} times {error.name}: {error.error}"[:500], file=sys.stderr)
     taken = [told for told, was_taken in Client.waited if was_taken]
     return {
         "clients": clients,

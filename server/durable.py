@@ -32,6 +32,9 @@ _STATES = ("PENDING", "ENQUEUED", "DELAYED")
 
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
+_SILENT = logging.NullHandler()
+"""Instead of DBOS's own handlers, which would write to the terminal, past our log."""
+
 _GARBAGE = 1000
 """Ended workflows that are forgotten at a time."""
 
@@ -92,8 +95,7 @@ class Durable:
         from dbos import DBOS
 
         _prepare(self._path)
-        # Its own handlers would write to the terminal, past our log.
-        logging.getLogger("dbos").addHandler(logging.NullHandler())
+        logging.getLogger("dbos").addHandler(_SILENT)
 
         async def work(id: str) -> None:
             await self._on_ours(self._work(id))

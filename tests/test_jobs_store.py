@@ -2,6 +2,8 @@
 
 import hashlib
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,3 +117,30 @@ def test_the_store_is_as_its_version_says(tmp_path: Path) -> None:
         return sorted(found)
 
     assert schema(tmp_path / "new.sqlite") == schema(store)
+
+
+_RESTS = """
+import asyncio, logging, sys
+from pathlib import Path
+from server.durable import Durable
+
+async def nothing(*_):
+    return None
+
+async def main():
+    left = []
+    for _ in range(4):
+        engine = Durable(Path(sys.argv[1]), nothing, nothing)
+        await engine.start()
+        await engine.stop()
+        left.append(len(logging.getLogger("dbos").handlers))
+    assert left == [1, 1, 1, 1], left
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_that_rests_adds_no_handler_to_the_log_each_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _RESTS, str(tmp_path / "durable.sqlite")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
