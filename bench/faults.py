@@ -209,19 +209,26 @@ def model_file(harm: Callable[[Path], None]) -> Callable[[Server], AbstractConte
 
 @contextmanager
 def full_disk(server: Server) -> Iterator[None]:
-    """Not one more page for bodies, jobs or results."""
+    """Not one more page for bodies, jobs or results, and what others give back is taken too."""
     filler = server.data / "filler"
     file = os.open(filler, os.O_WRONLY | os.O_CREAT)
+    try:
+        _fill(file)
+        yield
+        end = time.monotonic() + _DURING
+        while time.monotonic() < end:
+            _fill(file)
+            time.sleep(0.02)
+    finally:
+        os.close(file)
+        filler.unlink()
+
+
+def _fill(file: int) -> None:
     for size in (1 << 20, 1 << 12, 1):
         with contextlib.suppress(OSError):
             while os.write(file, b"\0" * size):
                 pass
-    os.close(file)
-    try:
-        yield
-        time.sleep(_DURING)
-    finally:
-        filler.unlink()
 
 
 @contextmanager

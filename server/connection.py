@@ -12,6 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 LARGEST = 64 << 10
 """Bytes of a request's first line and headers."""
 
+_MOMENT = 0.1
+"""Seconds that a server which ends waits for a request that is just coming in."""
+
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-type: text/plain; charset=utf-8\r\n"
@@ -58,6 +61,13 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._is_in_head = True
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server ends. Closed at once over a request not read yet, its client would see a reset."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_MOMENT, super().shutdown)
+        else:
+            super().shutdown()
 
     def _wait(self) -> None:
         if self._waiting is None:
