@@ -33,7 +33,7 @@ WARM_UP = 4 * SAMPLE_RATE
 """Samples heard again before the place of a resumption: by then the model has forgotten its start."""
 SEAM = 0.1
 """Seconds between two blocks from which they are not one stretch."""
-OVERLAP = int(0.6 * SAMPLE_RATE)
+OVERLAP = int(1.25 * SAMPLE_RATE)
 """Samples on both sides of a cut through speech that both windows have: no word is heard only in part."""
 
 
