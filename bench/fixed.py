@@ -18,6 +18,7 @@ from server import ggml
 from tests.test_ggml import Shape, Tensor
 
 SHAPES = {
+    "tiny": Shape(width=384, heads=6, audio_layers=4, text_layers=4, audio_ctx=1500, text_ctx=448),
     "base": Shape(width=512, heads=8, audio_layers=6, text_layers=6, audio_ctx=1500, text_ctx=448),
     "small": Shape(width=768, heads=12, audio_layers=12, text_layers=12, audio_ctx=1500, text_ctx=448),
 }

@@ -35,9 +35,16 @@ Heads = tuple[tuple[int, int], ...]
 
 
 def published(header: Header, name: str) -> Heads:
-    """Those of a model of OpenAI's, empty for others; the file's name tells the first large one."""
-    pairs = (pair.split(".") for pair in _HEADS.get(_model(header, name), "").split())
+    """Those of a model of OpenAI's, empty for others."""
+    pairs = (pair.split(".") for pair in _HEADS.get(model(header, name), "").split())
     return tuple((int(layer), int(head)) for layer, head in pairs)
+
+
+def model(header: Header, name: str) -> str:
+    """Which model of OpenAI's it is or was trained from, empty for others; the file's name tells the first
+    large ones."""
+    found = _model(header, name)
+    return found if found in _HEADS else ""
 
 
 def upper(header: Header) -> Heads:

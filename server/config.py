@@ -112,6 +112,7 @@ class Tuning(BaseModel):
     threads: int = Field(0, ge=0, le=256)
     batch: int = Field(0, ge=0, le=64)
     short_context: bool | None = None
+    dtw: bool = False
     device: Device = "auto"
     devices: Devices = (0,)
     compute_type: ComputeType = ""
@@ -226,7 +227,8 @@ class Config(BaseModel):
     )
     tuning: Annotated[dict[str, Tuning], BeforeValidator(written)] = Field(
         {},
-        description="The same for some models, by id; and short_context: encode sound at its own length.",
+        description="The same for some models, by id; short_context: encode sound at its own length; dtw: "
+        "words by attention in whisper.cpp.",
     )
     known_speakers: Folder | None = Field(
         None,

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from server import convert, ct2, ggml
+from server import alignment, convert, ct2, ggml
 from server.child import Child, ChildGone
 from server.config import Tuning
 from server.conversions import Conversions
@@ -106,6 +106,7 @@ class Placement:
             threads=own.threads,
             device=wanted.device,
             devices=wanted.devices,
+            heads=await asyncio.to_thread(_heads, model) if wanted.dtw else "",
         )
 
     async def cost(self, model: ModelInfo) -> Cost:
@@ -246,6 +247,15 @@ def window(header: Header) -> int:
 def _header(model: ModelInfo) -> Header:
     """Raises ModelBroken."""
     return ct2.check(model.path) if model.engine else ggml.read_header(model.path)
+
+
+def _heads(model: ModelInfo) -> str:
+    """Whose alignment heads tell whisper.cpp where words lie: none are known of others than OpenAI's models,
+    and in contexts as short as the sound it does not compute them."""
+    known = "" if model.short_context else alignment.model(ggml.read_header(model.path), model.path.stem)
+    if not known:
+        log.warning("%s has no alignment heads for whisper.cpp: its words are placed by the sound", model.id)
+    return known
 
 
 def _only(model: ModelInfo) -> str:

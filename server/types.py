@@ -360,6 +360,8 @@ class Loading:
     """Which cards: the model lies on each of them."""
     compute_type: str = ""
     """CTranslate2's name of the numbers that it calculates with; empty: the best of the device."""
+    heads: str = ""
+    """Model of OpenAI's whose alignment heads are to tell whisper.cpp where words lie ("small.en")."""
     spare: int = 0
     """Windows beside those of the slots: first ones of requests, when all slots are at work on later ones of
     others."""

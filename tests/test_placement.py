@@ -17,7 +17,7 @@ from server.services import running
 from server.spool import on_disk
 from server.types import Done, Listen, ModelInfo
 from tests.speech import SENTENCES, say, wav
-from tests.test_ggml import DEMO, write_model
+from tests.test_ggml import DEMO, Shape, write_model
 
 Make = Callable[..., Placement]
 
@@ -82,6 +82,18 @@ async def test_what_one_engine_cannot_do_the_other_does(
     loading = await place(**settings).loading(model(folder, id), 2)
     assert loading.engine == engine
     assert loading.path.is_dir() == (engine == "ctranslate2")
+
+
+async def test_words_by_attention_are_for_models_whose_heads_are_known(place: Make, folder: Path) -> None:
+    write_model(folder / "ggml-tiny.bin", Shape(width=384, heads=6, audio_layers=4, text_layers=4))
+    for id, dtw, heads in (
+        ("ggml-tiny", True, "tiny"),
+        ("ggml-tiny", False, ""),
+        ("ggml-mine", True, ""),
+        ("ggml-small.en-tdrz", True, ""),
+    ):
+        placed = place(tuning={id: {"engine": "whisper.cpp", "dtw": dtw}})
+        assert (await placed.loading(model(folder, id), 1)).heads == heads
 
 
 def test_what_the_engines_say_they_can_is_what_the_choice_goes_by() -> None:

@@ -7,6 +7,7 @@ the return code that tells an abort from silence.
 import atexit
 import importlib.metadata
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -57,6 +58,10 @@ class Engine:
         params = cpp.whisper_context_default_params()
         params.use_gpu = loading.device != "cpu"
         params.gpu_device = loading.devices[0]
+        if loading.heads:
+            params.flash_attn = False  # it leaves no attention to look at
+            params.dtw_token_timestamps = True
+            params.dtw_aheads_preset = _preset(loading.heads)
         self._context = cpp.whisper_init_from_file_with_params(str(path), params)
         cpp.whisper_log_set(lambda level, message: _log(level, message, []))
         # A callback into an interpreter that is shutting down aborts the process.
@@ -176,6 +181,11 @@ class Engine:
             yield any(token.id == self._turn for token in tokens[place:following])
 
 
+def _preset(model: str) -> Any:
+    """whisper.cpp's name of a model's alignment heads: WHISPER_AHEADS_SMALL_EN."""
+    return getattr(cpp, f"WHISPER_AHEADS_{re.sub(r'[^a-z0-9]', '_', model).upper()}")
+
+
 def _doubtful(segments: Sequence[Segment], seconds: float) -> bool:
     """Whether a run in a short context may have lost its way: it repeats itself, is unsure, or goes on after
     the sound."""
@@ -189,7 +199,8 @@ def _doubtful(segments: Sequence[Segment], seconds: float) -> bool:
 
 
 def _scored(piece: bytes, token: Any, ends_turn: bool) -> Token:
-    return Token(piece, token.plog, ends_turn=ends_turn)
+    start = None if token.t_dtw < 0 else token.t_dtw * _TICK
+    return Token(piece, token.plog, start=start, ends_turn=ends_turn)
 
 
 def _log(level: int, message: str, complaints: list[str]) -> None:
