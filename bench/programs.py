@@ -243,7 +243,7 @@ def _alone(model: ModelInfo) -> _Hear:
     from server.engines.ctranslate2 import Engine
 
     engine = Engine(_converted(model), Loading("ctranslate2", slots=CORES, threads=1))
-    decode = Decode(language=LANGUAGE, words=True, short_context=model.short_context)
+    decode = Decode(language=LANGUAGE, words=True, aligned=False, short_context=model.short_context)
     known: dict[Path, list[Asked]] = {}
 
     def hear(path: Path) -> _Heard:
