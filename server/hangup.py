@@ -68,15 +68,20 @@ class _Body:
             await self._messages.put(message)
 
     def closing(self, send: Send) -> Send:
-        """`send`, but an answer that comes before the whole body has ends the connection."""
+        """`send`, but an answer that comes before the whole body has ends the connection.
+
+        So does one that tells to come again: who waits would else come to a connection just while it is
+        closed for idling.
+        """
         early = False
 
         async def wrapped(message: Message) -> None:
             nonlocal early
             self.answered = True
-            if message["type"] == "http.response.start" and not self._complete:
-                early = True
-                MutableHeaders(scope=message)["connection"] = "close"
+            if message["type"] == "http.response.start":
+                early, headers = not self._complete, MutableHeaders(scope=message)
+                if early or "retry-after" in headers:
+                    headers["connection"] = "close"
             if early and message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 try:
