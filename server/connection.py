@@ -65,8 +65,12 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server ends. Closed at once over a request not read yet, its client would see a reset."""
         if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(_MOMENT, super().shutdown)
+            self.loop.call_later(_MOMENT, self._end)
         else:
+            super().shutdown()
+
+    def _end(self) -> None:
+        if self.transport.get_protocol() is self:  # what has become a WebSocket ends by itself
             super().shutdown()
 
     def _wait(self) -> None:

@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import dialects
 from server.errors import Stopping
 
+_REFUSED = 400
+"""The lowest status of an answer that is none."""
+
 _LINGER = 1.0
 _LINGER_BYTES = 1 << 24
 """How long, and how much, of an unwanted body is still read: a client that is writing when the connection is
@@ -70,8 +73,8 @@ class _Body:
     def closing(self, send: Send) -> Send:
         """`send`, but an answer that comes before the whole body has ends the connection.
 
-        So does one that tells to come again: who waits would else come to a connection just while it is
-        closed for idling.
+        So does a refusal that tells to come again: who waits would else come to a connection just while it
+        is closed for idling.
         """
         early = False
 
@@ -79,8 +82,10 @@ class _Body:
             nonlocal early
             self.answered = True
             if message["type"] == "http.response.start":
-                early, headers = not self._complete, MutableHeaders(scope=message)
-                if early or "retry-after" in headers:
+                early = not self._complete
+                message.setdefault("headers", [])
+                headers = MutableHeaders(scope=message)
+                if early or (message["status"] >= _REFUSED and "retry-after" in headers):
                     headers["connection"] = "close"
             if early and message["type"] == "http.response.body" and not message.get("more_body", False):
                 await send({**message, "more_body": True})

@@ -6,6 +6,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from server.errors import NoSpace, TooLarge
 _FLUSH = 1 << 20
 
 _PREFIX = "body-"
+
+_FILES = ThreadPoolExecutor(2, "spool")
+"""Threads of their own, so that no upload waits for long work of others."""
 
 
 class Spool:
@@ -85,7 +89,7 @@ async def spooled(folder: Path, largest: int | None = None) -> AsyncIterator[Spo
     """An empty spool in `folder`; its file is removed at the end, however the end comes."""
     # In threads: making and removing a file waits for the disk where another program has much to write.
     loop = asyncio.get_running_loop()
-    making = loop.run_in_executor(None, _make, folder)
+    making = loop.run_in_executor(_FILES, _make, folder)
     try:
         handle, path = await asyncio.shield(making)
     except asyncio.CancelledError:
@@ -94,7 +98,7 @@ async def spooled(folder: Path, largest: int | None = None) -> AsyncIterator[Spo
     try:
         yield Spool(path, largest)
     finally:
-        await asyncio.shield(loop.run_in_executor(None, _remove, handle, path))
+        await asyncio.shield(loop.run_in_executor(_FILES, _remove, handle, path))
 
 
 def _make(folder: Path) -> tuple[int, Path]:
@@ -107,7 +111,7 @@ def _make(folder: Path) -> tuple[int, Path]:
 def _unmake(making: "asyncio.Future[tuple[int, Path]]") -> None:
     """Nobody waits any more for what is being made."""
     if not making.cancelled() and making.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, _remove, *making.result())
+        asyncio.get_running_loop().run_in_executor(_FILES, _remove, *making.result())
 
 
 def _remove(handle: int, path: Path) -> None:

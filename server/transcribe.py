@@ -388,9 +388,11 @@ class _Hearing:
         return Unit(self._model, window, decode, self._request, self._background)
 
     def _needs_alignment(self, window: Window) -> bool:
-        """Whether times are seen, or tell which words two windows have in common."""
+        """Whether times are seen, or tell which of two channels speaks first, or which words two windows
+        have in common."""
         listen = self._listen
-        return listen.times or listen.words or window.overlap > 0 or window.overlapped > 0
+        seen = listen.times or listen.words or listen.by_channel
+        return seen or window.overlap > 0 or window.overlapped > 0
 
     @property
     def _language(self) -> str | None:

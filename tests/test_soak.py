@@ -10,10 +10,9 @@ from tests.serving import serving
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seconds", [45, pytest.param(180, marks=pytest.mark.long)])
-def test_memory_handles_threads_and_processes_stay_the_same(tmp_path: Path, seconds: float) -> None:
+def test_memory_handles_threads_and_processes_stay_the_same(tmp_path: Path) -> None:
     with serving(tmp_path, "--log-level", "warning") as server:
-        done, looks = soak(server, seconds)
+        done, looks = soak(server, 180)
     grown = growth(looks)
     assert len(done) == 7
     assert grown["server_mb"] < 20, grown

@@ -62,6 +62,7 @@ class Engine:
             params.flash_attn = False  # it leaves no attention to look at
             params.dtw_token_timestamps = True
             params.dtw_aheads_preset = _preset(loading.heads)
+        self._aligns = bool(loading.heads)
         self._context = cpp.whisper_init_from_file_with_params(str(path), params)
         cpp.whisper_log_set(lambda level, message: _log(level, message, []))
         # A callback into an interpreter that is shutting down aborts the process.
@@ -122,6 +123,8 @@ class Engine:
         params.temperature = decode.temperature
         params.tdrz_enable = decode.turns
         params.initial_prompt = usable(decode.prompt)
+        # Of what is left behind a timestamp there may be too little for DTW's filter, which ends the process.
+        params.single_segment = self._aligns
         if decode.short_context:
             params.audio_ctx = context_frames(len(pcm) / SAMPLE_RATE)
             # What is in doubt is heard again in full, rather than hotter.

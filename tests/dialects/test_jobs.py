@@ -198,7 +198,8 @@ def test_cancelling_frees_the_line_and_removes_the_media(client: httpx.Client, s
     place = client.get(f"/v1/jobs/{waiting['id']}").json()
     assert place["status"] == "queued"
     assert place["position"] >= 1
-    assert client.get(f"/v1/jobs/{waiting['id']}/result").status_code == 202
+    early = client.get(f"/v1/jobs/{waiting['id']}/result")
+    assert (early.status_code, early.headers.get("connection")) == (202, None), "stays open"
     states = {client.delete(f"/v1/jobs/{job['id']}").json()["status"] for job in jobs}
     assert states == {"cancelled"}
     result = client.get(f"/v1/jobs/{running['id']}/result")
